@@ -1,0 +1,126 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- Slurm's job_submit plugin of SoftMig: turns gpu:TYPE.D into shards, or refuses with one sentence. Owns: reading a job's
+-- request and writing it back. Must never: do I/O while a job is submitted, accept a job after an error of its own
+-- (slurmctld lets the job pass when Lua raises one, so everything runs under pcall).
+--
+-- Alone: install it as job_submit.lua beside slurm.conf. In a site's own job_submit.lua:
+--     dofile("/etc/slurm/job_submit_softmig.lua")
+--     function slurm_job_submit(job_desc, part_list, submit_uid)
+--         local rc = softmig.job_submit(job_desc, part_list, submit_uid)
+--         if rc ~= slurm.SUCCESS then return rc end
+--         ... the site's own rules
+--     end
+-- softmig.job_modify is the same for slurm_job_modify.
+-- luacheck: globals slurm softmig slurm_job_submit slurm_job_modify
+local here = debug.getinfo(1, "S").source:match("^@(.*/)") or "./"
+
+local function load_slices()
+	local tried
+	for _, folder in ipairs({ here, "/usr/share/softmig/slurm/" }) do
+		local chunk, problem = loadfile(folder .. "softmig_slices.lua")
+		if chunk then
+			return chunk()
+		end
+		tried = tried or problem
+	end
+	error(tried)
+end
+local slices = load_slices()
+local offered, problem = slices.load_table({ here .. "softmig.conf", "/etc/slurm/softmig.conf" })
+if problem then
+	slurm.log_error("softmig: %s: requests for slices are refused", problem)
+end
+
+local FIELDS = { node = "tres_per_node", job = "tres_per_job", task = "tres_per_task", socket = "tres_per_socket" }
+-- sbatch exports its --gpus options to the job, where an inner srun would ask for the slice by its old name.
+local EXPORTED = { "SLURM_GPUS", "SLURM_GPUS_PER_NODE", "SLURM_GPUS_PER_TASK", "SLURM_GPUS_PER_SOCKET" }
+
+-- Slurm's "not given": NO_VAL, or NO_VAL16 in the 16-bit fields.
+local function number(value, unset)
+	value = tonumber(value)
+	if value and value < unset then
+		return value
+	end
+	return nil
+end
+
+local function text(value)
+	if value and value ~= "" then
+		return value
+	end
+	return nil
+end
+
+local function refuse(sentence)
+	slurm.log_user("softmig: %s", sentence)
+	return slurm.ERROR
+end
+
+-- job: the job as it is now, when it is being changed (what the change leaves alone still counts).
+local function apply(job_desc, job)
+	local ask, changed = {}, false
+	for field, name in pairs(FIELDS) do
+		ask[field] = job_desc[name]
+		if ask[field] then
+			changed = true
+		elseif job then
+			ask[field] = text(job[name])
+		end
+	end
+	if not changed then
+		return slurm.SUCCESS
+	end
+	ask.nodes = number(job_desc.min_nodes, 4294967294) or (job and number(job.min_nodes, 4294967294))
+	ask.tasks = number(job_desc.num_tasks, 4294967294)
+	ask.tasks_per_node = number(job_desc.ntasks_per_node, 65534)
+	ask.sockets = number(job_desc.sockets_per_node, 65534)
+	ask.cpus_per_gpu = text(job_desc.cpus_per_tres)
+	ask.mem_per_gpu = text(job_desc.mem_per_tres)
+	ask.tasks_per_gpu = number(job_desc.ntasks_per_tres, 65534)
+	local sliced, change = slices.judge(ask, offered, problem)
+	if sliced == nil then
+		return refuse(change)
+	elseif not sliced then
+		return slurm.SUCCESS
+	end
+	for _, field in ipairs(change.clear) do
+		job_desc[FIELDS[field]] = "" -- nil is refused by Slurm
+	end
+	job_desc.tres_per_node = change.node
+	if change.one_node and not job then
+		job_desc.min_nodes, job_desc.max_nodes = 1, 1
+	end
+	if not job and job_desc.script then
+		for _, name in ipairs(EXPORTED) do
+			if text(job_desc.environment[name]) then
+				job_desc.environment[name] = ""
+			end
+		end
+	end
+	return slurm.SUCCESS
+end
+
+local function guarded(...)
+	local fine, rc = pcall(apply, ...)
+	if fine then
+		return rc
+	end
+	slurm.log_error("softmig: job_submit failed: %s", tostring(rc))
+	pcall(slurm.log_user, "softmig: this request could not be checked and was refused; please tell your administrators")
+	return slurm.ERROR
+end
+
+softmig = { slices = slices }
+
+function softmig.job_submit(job_desc, _, _)
+	return guarded(job_desc)
+end
+
+function softmig.job_modify(job_desc, job_rec, _, _)
+	return guarded(job_desc, job_rec)
+end
+
+slurm_job_submit = softmig.job_submit
+slurm_job_modify = softmig.job_modify
+
+return slurm.SUCCESS
