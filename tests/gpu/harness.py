@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs programs in and out of slices, beside a watcher that asks NVML from outside, and writes one table.
+
+Owns: starting, time limits, gathering of "@check" lines, the judgement of what NVML saw. Must never: let one failure hide
+another, leave a process behind, or run longer than its time limits allow."""
+import concurrent.futures
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+BUILD = os.environ.get("BUILD", os.path.join(SOURCE, "build"))
+PROGRAMS = os.path.join(BUILD, "tests", "gpu")
+MIB = 1 << 20
+SIM = False  # set by run --sim
+
+
+def environment(extra=None):
+    env = dict(os.environ)
+    for name in list(env):
+        if name.startswith(("CUDA_DEVICE_", "SOFTMIG_LOG", "LIBCUDA_LOG")) or name in ("LD_PRELOAD", "ACTIVE_OOM_KILLER"):
+            del env[name]
+    if SIM:
+        env["LD_LIBRARY_PATH"] = os.path.join(BUILD, "sim") + ":" + env.get("LD_LIBRARY_PATH", "")
+        env["SOFTMIG_TEST_SIM"] = "1"
+    env["PYTHONPATH"] = os.path.dirname(os.path.abspath(__file__)) + ":" + env.get("PYTHONPATH", "")
+    env.update(extra or {})
+    return env
+
+
+class Job:
+    """One process group in a session of its own: in a slice (memory, sm, options), passive, or native."""
+
+    def __init__(self, name, argv, memory=None, sm=None, options=(), env=None, timeout=60, passive=False, quiet=True, needs_gpus=1):
+        self.name, self.argv, self.memory, self.timeout, self.quiet = name, argv, memory, timeout, quiet
+        self.limits = memory if isinstance(memory, dict) else None  # per GPU, for the judge
+        self.env = environment(env)
+        slice_options = []
+        if isinstance(memory, (int, float)):
+            slice_options += ["--memory", f"{int(memory)}M"]
+        if sm is not None:
+            slice_options += ["--sm", str(sm)]
+        slice_options += list(options)
+        self.command = list(argv)
+        if slice_options:
+            self.command = [os.path.join(BUILD, "softmig"), "run", *slice_options, "--", *argv]
+        elif passive:
+            self.env["LD_PRELOAD"] = os.path.join(BUILD, "libsoftmig.so")
+        self.needs_gpus = needs_gpus
+        self.session = None
+        self.output = self.errors = ""
+        self.status = None
+        self.seconds = 0.0
+
+    def run(self):
+        start = time.monotonic()
+        try:
+            process = subprocess.Popen(self.command, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
+                                       start_new_session=True, text=True, errors="replace", cwd=SOURCE)
+        except OSError as error:
+            self.errors, self.status = str(error), "not started"
+            return self
+        self.session = process.pid
+        try:
+            self.output, self.errors = process.communicate(timeout=self.timeout)
+            self.status = process.returncode
+        except subprocess.TimeoutExpired:
+            self.status = f"no end within {self.timeout} s"
+        if self.status != 0:
+            try:
+                os.killpg(process.pid, signal.SIGKILL)  # whatever it left behind
+            except ProcessLookupError:
+                pass
+        if isinstance(self.status, str):
+            try:
+                self.output, self.errors = process.communicate(timeout=10)
+            except subprocess.TimeoutExpired:
+                pass
+        self.seconds = time.monotonic() - start
+        return self
+
+
+class Watcher:
+    """The judge outside: highest sum of bytes per session and GPU that NVML showed."""
+
+    def __enter__(self):
+        self.peaks, self.samples, self.who = {}, 0, {}
+        self.started = time.monotonic()
+        self.process = None
+        try:
+            self.process = subprocess.Popen([os.path.join(PROGRAMS, "watcher"), "500" if SIM else "0"], env=environment(), stdin=subprocess.PIPE,
+                                            stdout=subprocess.PIPE, text=True)
+            self.process.stdout.readline()
+        except OSError as error:
+            print(f"no watcher: {error}", file=sys.stderr)
+        return self
+
+    def __exit__(self, *_):
+        self.seconds = time.monotonic() - self.started
+        if self.process is None:
+            return
+        try:
+            output, _ = self.process.communicate("\n", timeout=10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            output = ""
+        for line in output.splitlines():
+            match = re.match(r"@peak (-?\d+) (\d+) (\d+) (\d+) ?(.*)", line)
+            if match:
+                session, gpu, peak, samples = (int(n) for n in match.groups()[:4])
+                self.peaks.setdefault(session, {})[gpu] = peak
+                self.who[session, gpu] = match.group(5)
+                self.samples = samples
+
+
+class Report:
+    def __init__(self):
+        self.lines, self.passed, self.failed, self.skipped = [], 0, 0, 0
+
+    def text(self, line):
+        self.lines.append(line)
+
+    def section(self, title):
+        self.lines += ["", f"## {title}", "", "| check | expected | seen | ok |", "|---|---|---|---|"]
+
+    def row(self, name, expected, seen, ok):
+        verdict = ok if isinstance(ok, str) else ("ok" if ok else "**FAIL**")
+        if verdict == "skip":
+            self.skipped += 1
+        elif verdict == "ok":
+            self.passed += 1
+        else:
+            verdict = "**FAIL**"
+            self.failed += 1
+        cells = [str(cell).replace("|", "/").replace("\n", " ")[:300] for cell in (name, expected, seen)]
+        self.lines.append(f"| {cells[0]} | {cells[1]} | {cells[2]} | {verdict} |")
+
+    def job(self, job, watcher=None):
+        """The rows of one job: its own checks, its end, and what NVML saw of it."""
+        checks = 0
+        for line in job.output.splitlines():
+            if not line.startswith("@check\t"):
+                continue
+            fields = line.split("\t") + [""] * 4
+            checks += 1
+            self.row(f"{job.name}: {fields[1]}", fields[2], fields[3], {"ok": True, "skip": "skip"}.get(fields[4], False))
+        last = (job.errors.strip().splitlines() or [""])[-1]
+        if job.status == 77:
+            self.row(f"{job.name}: can run here", "", last, "skip")
+            return
+        fine = job.status == 0 or (job.status == 1 and "FAIL" in job.output)  # a program with a failed check ends with 1
+        if not fine or checks == 0:
+            self.row(f"{job.name}: ends", "0, with checks", f"{job.status}, {checks} checks: {last}", False)
+        if job.quiet and fine:
+            self.row(f"{job.name}: nothing on stderr", "", job.errors.strip()[:120], job.errors.strip() == "")
+        if watcher and job.memory is not None and job.session is not None:
+            peaks = watcher.peaks.get(job.session, {})
+            if not peaks:
+                self.row(f"{job.name}: seen by NVML", "yes", f"never, in {watcher.samples} samples", False)
+            for gpu, peak in sorted(peaks.items()):
+                limit = job.memory.get(gpu) if isinstance(job.memory, dict) else job.memory
+                if limit is None:
+                    continue
+                over = peak > limit * MIB
+                self.row(f"{job.name}: NVML outside, GPU {gpu}, highest sum", f"<= {limit} MiB",
+                         f"{peak / MIB:.0f} MiB" + (f": {watcher.who[job.session, gpu]}" if over else ""), not over)
+
+    def finish(self, out):
+        last = f"{self.passed} passed, {self.failed} failed" + (f", {self.skipped} skipped" if self.skipped else "")
+        text = "\n".join(self.lines + ["", last]) + "\n"
+        if out:
+            with open(out, "w", encoding="utf-8") as file:
+                file.write(text)
+        print(text)
+        return 1 if self.failed or not self.passed else 0
+
+
+def run_jobs(report, jobs, at_once, watch=True):
+    """Runs jobs, several at a time, beside one watcher, and reports them in order."""
+    with Watcher() as watcher:
+        with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
+            list(pool.map(Job.run, jobs))
+        time.sleep(0.1)
+    for job in jobs:
+        report.job(job, watcher if watch else None)
+    if watch and watcher.samples:
+        report.row("NVML samples taken outside, mean distance", "> 0", f"{watcher.samples}, {1e6 * watcher.seconds / watcher.samples:.0f} us", True)
+    return watcher
+
+
+def gpu_count():
+    """GPUs that NVML shows, asked in a process of its own so that the harness never loads a driver."""
+    code = ("import ctypes as c; n=c.CDLL('libnvidia-ml.so.1'); k=c.c_uint(0);"
+            "print(k.value if n.nvmlInit_v2() or n.nvmlDeviceGetCount_v2(c.byref(k)) else k.value)")
+    seen = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False)
+    return int(seen.stdout.strip() or 0)
+
+
+def have_module(name):
+    return subprocess.run([sys.executable, "-c", f"import importlib.util,sys; sys.exit(importlib.util.find_spec('{name}') is None)"],
+                          env=environment(), check=False).returncode == 0

@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: Apache-2.0
+// The fight for memory: processes of one slice take memory in every way the driver has, at random, free it at random, are
+// killed at random and restarted. The judge is outside (watcher.c); this program counts what each way was granted and
+// refused, that no other error ever came, that memory kept what was written into it, and that afterwards one process can
+// have everything again. Owns: the fight. The ways themselves: ways.h.
+//   fighter fight PROCESSES SECONDS [SEED]    the fight
+//   fighter fill LIMIT_MIB                    one process takes all that is left beside its context
+//   fighter together PROCESSES LIMIT_MIB      all take 16 MiB pieces at once until refused; the sum fits, nothing is wasted
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "ways.h"
+
+#define MAX_PROCESSES 128
+#define THINGS 24
+#define THREADS 2
+
+struct tally {
+	_Atomic unsigned long granted, refused, lacking;
+};
+
+// Shared by all the processes of the fight.
+struct arena {
+	struct tally way[WAYS];
+	_Atomic unsigned long contexts, contexts_refused, odd, corrupted;
+	_Atomic int odd_way, odd_code; // the last unexpected error
+	_Atomic unsigned long together_bytes, together_ready, together_done;
+	struct bazaar bazaar;
+};
+static struct arena *arena;
+
+static double now(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+// Log-uniform from 1 B to 256 MiB: small ones find rounding errors, large ones find the limit.
+static size_t random_size(unsigned *seed)
+{
+	unsigned bits = (unsigned)rand_r(seed) % 29;
+	return (1ull << bits) + (size_t)((unsigned)rand_r(seed) & ((1u << bits) - 1));
+}
+
+static void note(int way, CUresult code)
+{
+	struct tally *tally = &arena->way[way];
+	if (code == CUDA_SUCCESS)
+		tally->granted++;
+	else if (code == CUDA_ERROR_OUT_OF_MEMORY)
+		tally->refused++;
+	else if (code == CUDA_ERROR_NOT_SUPPORTED || code == CUDA_ERROR_NOT_PERMITTED || code == WAY_IDLE)
+		tally->lacking++;
+	else {
+		arena->odd++;
+		arena->odd_way = way;
+		arena->odd_code = (int)code;
+	}
+}
+
+struct worker {
+	unsigned seed;
+	CUcontext context;
+	CUdevice device;
+};
+
+static void *work(void *argument)
+{
+	struct worker *worker = argument;
+	struct thing things[THINGS];
+	int count = 0;
+	unsigned seed = worker->seed;
+	CU(cuCtxSetCurrent)(worker->context);
+	for (;;) {
+		if (count == THINGS || (count > 0 && rand_r(&seed) % 100 < 42)) {
+			int which = rand_r(&seed) % count;
+			if (!thing_intact(&things[which]))
+				arena->corrupted++;
+			ways[things[which].way].give(&things[which]);
+			things[which] = things[--count];
+			continue;
+		}
+		struct thing *thing = &things[count];
+		memset(thing, 0, sizeof *thing);
+		thing->way = rand_r(&seed) % WAYS;
+		thing->device = worker->device;
+		thing->seed = (unsigned)rand_r(&seed);
+		thing->bytes = random_size(&seed);
+		thing->bazaar = &arena->bazaar;
+		CUresult code = ways[thing->way].take(thing);
+		note(thing->way, code);
+		if (code != CUDA_SUCCESS)
+			continue;
+		thing_mark(thing);
+		count++;
+	}
+	return NULL;
+}
+
+static bool open_gpu(struct worker *worker)
+{
+	driver_open();
+	CUresult code = CU(cuInit)(0);
+	if (code == CUDA_SUCCESS)
+		code = CU(cuDeviceGet)(&worker->device, 0);
+	if (code == CUDA_SUCCESS)
+		code = CU(cuDevicePrimaryCtxRetain)(&worker->context, worker->device);
+	if (code == CUDA_SUCCESS)
+		CU(cuCtxSetCurrent)(worker->context);
+	if (code != CUDA_SUCCESS && code != CUDA_ERROR_OUT_OF_MEMORY) {
+		arena->odd++;
+		arena->odd_way = -1;
+		arena->odd_code = (int)code;
+	}
+	if (code == CUDA_SUCCESS)
+		arena->contexts++;
+	else
+		arena->contexts_refused++;
+	return code == CUDA_SUCCESS;
+}
+
+static void fight_on(unsigned seed)
+{
+	struct worker worker[THREADS] = { { .seed = seed } };
+	if (!open_gpu(&worker[0])) {
+		usleep(50000); // no room for a context: another will die soon
+		_exit(0);
+	}
+	for (int i = 1; i < THREADS; i++) {
+		pthread_t thread;
+		worker[i] = worker[0];
+		worker[i].seed = seed + 7919u * (unsigned)i;
+		pthread_create(&thread, NULL, work, &worker[i]);
+	}
+	work(&worker[0]);
+}
+
+static int fight(int processes, double seconds, unsigned seed)
+{
+	pid_t pid[MAX_PROCESSES] = { 0 };
+	unsigned long started = 0, killed = 0;
+	double end = now() + seconds, next_kill = now() + seconds / 10;
+	while (now() < end) {
+		for (int i = 0; i < processes; i++) {
+			if (pid[i] > 0 && waitpid(pid[i], NULL, WNOHANG) == pid[i])
+				pid[i] = 0;
+			if (pid[i] == 0) {
+				unsigned child_seed = (unsigned)rand_r(&seed);
+				pid[i] = fork();
+				if (pid[i] == 0)
+					fight_on(child_seed);
+				started++;
+			}
+		}
+		if (now() > next_kill) {
+			int victim = rand_r(&seed) % processes;
+			if (pid[victim] > 0 && kill(pid[victim], SIGKILL) == 0)
+				killed++;
+			next_kill = now() + 0.05 + (double)(rand_r(&seed) % 100) / 100 * seconds / 15;
+		}
+		usleep(2000);
+	}
+	for (int i = 0; i < processes; i++)
+		if (pid[i] > 0)
+			kill(pid[i], SIGKILL);
+	while (wait(NULL) > 0)
+		;
+	check(killed > 0, "processes killed and restarted", "> 0\t%lu of %lu", killed, started);
+	check(arena->contexts > 0, "contexts granted", "> 0\t%lu (%lu refused)", (unsigned long)arena->contexts, (unsigned long)arena->contexts_refused);
+	unsigned long granted = 0, refused = 0;
+	for (int i = 0; i < WAYS; i++) {
+		char name[80];
+		const struct tally *tally = &arena->way[i];
+		granted += tally->granted;
+		refused += tally->refused;
+		snprintf(name, sizeof name, "way: %s", ways[i].name);
+		if (tally->granted == 0 && tally->refused == 0)
+			check_skip(name, "the driver does not do it here");
+		else
+			check(tally->granted > 0, name, "granted > 0\t%lu granted, %lu refused", (unsigned long)tally->granted, (unsigned long)tally->refused);
+	}
+	check(granted > 0 && refused > 0, "all ways together", "granted and refused\t%lu granted, %lu refused", granted, refused);
+	check(arena->odd == 0, "errors other than out of memory", "0\t%lu (last %d by %s)", (unsigned long)arena->odd, arena->odd_code,
+	      arena->odd_way < 0 ? "context" : ways[arena->odd_way].name);
+	check(arena->corrupted == 0, "memory that lost what was written", "0\t%lu", (unsigned long)arena->corrupted);
+	return check_failures != 0;
+}
+
+static unsigned long long take_all(unsigned long long piece, unsigned long long least)
+{
+	unsigned long long got = 0;
+	CUdeviceptr pointer;
+	while (piece >= least) {
+		if (CU(cuMemAlloc_v2)(&pointer, piece) == CUDA_SUCCESS)
+			got += piece;
+		else
+			piece /= 2;
+	}
+	return got;
+}
+
+static int fill(unsigned long long limit)
+{
+	struct worker worker = { 0 };
+	size_t free_bytes = 0, total = 0;
+	if (!check(open_gpu(&worker), "one process alone gets a context", "yes\tno"))
+		return 1;
+	CU(cuMemGetInfo_v2)(&free_bytes, &total);
+	check_number("total", limit, total);
+	unsigned long long got = take_all(256 * MIB, 2 * MIB), context = total - free_bytes;
+	check(got >= free_bytes / 1000 * 995 && got <= free_bytes, "takes what is left beside its context", "99.5 %% of %zu MiB\t%llu MiB (%.2f %%)",
+	      free_bytes >> 20, got >> 20, 100.0 * (double)got / (double)free_bytes);
+	check(context < limit / 2, "what its context is charged", "< %llu MiB\t%llu MiB", limit / 2 >> 20, context >> 20);
+	usleep(300000); // long enough for the watcher to see it
+	return check_failures != 0;
+}
+
+static int together(int processes, unsigned long long limit)
+{
+	for (int i = 0; i < processes; i++) {
+		if (fork() != 0)
+			continue;
+		struct worker worker = { 0 };
+		bool open = open_gpu(&worker);
+		arena->together_ready++;
+		while (arena->together_ready < (unsigned)processes)
+			usleep(100);
+		if (open)
+			arena->together_bytes += take_all(16 * MIB, 2 * MIB);
+		arena->together_done++;
+		while (arena->together_done < (unsigned)processes)
+			usleep(100);
+		size_t free_bytes = 0, total = 0;
+		if (open && i == 0) {
+			CU(cuMemGetInfo_v2)(&free_bytes, &total);
+			check(free_bytes < 2 * MIB, "together they leave nothing", "< 2 MiB\t%zu KiB", free_bytes >> 10);
+			check_number("and see one slice", limit, total);
+		}
+		usleep(300000);
+		_exit(0);
+	}
+	while (wait(NULL) > 0)
+		;
+	check(arena->contexts == (unsigned)processes, "each got a context", "%d\t%lu", processes, (unsigned long)arena->contexts);
+	check(arena->together_bytes > limit / 4 && arena->together_bytes < limit, "bytes of all of them", "below %llu MiB\t%lu MiB", limit >> 20,
+	      (unsigned long)arena->together_bytes >> 20);
+	return check_failures != 0;
+}
+
+int main(int argc, char **argv)
+{
+	arena = mmap(NULL, sizeof *arena, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (argc >= 4 && strcmp(argv[1], "fight") == 0)
+		return fight(atoi(argv[2]), atof(argv[3]), argc > 4 ? (unsigned)atoi(argv[4]) : 1);
+	if (argc >= 3 && strcmp(argv[1], "fill") == 0)
+		return fill(strtoull(argv[2], NULL, 10) * MIB);
+	if (argc >= 4 && strcmp(argv[1], "together") == 0)
+		return together(atoi(argv[2]), strtoull(argv[3], NULL, 10) * MIB);
+	fputs("usage: fighter fight PROCESSES SECONDS [SEED] | fill LIMIT_MIB | together PROCESSES LIMIT_MIB\n", stderr);
+	return 2;
+}
