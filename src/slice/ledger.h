@@ -5,16 +5,23 @@
 //
 // Admission without a lock and without a total (a total could be left wrong by a process killed between two writes):
 //   announce   pending += n in one's own slot (sequentially consistent),
-//   look       sum used + pending over all slots that are claimed,
+//   look       sum used + pending over all slots that are owned,
 //   grant      sum <= limit: used += n, then pending -= n;
-//   refuse     what others already use plus n is over the limit: pending -= n;
-//   contend    only others' announcements are in the way: the lowest slot stands, the others withdraw, wait and retry (bounded).
+//   refuse     what is used already plus n is over the limit, twice with nothing changed in between: pending -= n;
+//   contend    only announcements are in the way: the oldest waiter stands, the others withdraw, wait and retry (bounded).
 // Two requests that do not fit together see each other, so never both are granted; a dead process's part is its slot alone,
 // so discarding the slot restores the sum exactly, whatever instruction it died at.
+//
+// A slot's life, by compare-and-swap of its owner word alone:
+//   free -> busy (one process, named in the word, holds it and zeroes it) -> owned -> busy (another found the owner dead) -> free.
+// Only owned slots count. A holder that dies while busy is found dead like any other and its slot taken over.
+//
+// Files: ledger.c admission, ledger_slot.c slots, ledger_alive.c who lives, ledger_file.c the file and its readers.
 #ifndef SOFTMIG_SLICE_LEDGER_H
 #define SOFTMIG_SLICE_LEDGER_H
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -24,84 +31,135 @@
 #define SOFTMIG_LEDGER_VERSION 1u
 #define SOFTMIG_LEDGER_SLOTS 1024
 
-// A process's use of one GPU. Written by its owner's threads only (and zeroed by whoever reclaims the slot).
+// A process's use of one GPU, one cache line. Written by its owner's threads only (and zeroed by whoever reclaims the slot).
 struct softmig_ledger_use {
 	_Atomic uint64_t tracked_bytes;  // what the hooks saw the driver hand out
 	_Atomic uint64_t overhead_bytes; // contexts, modules, slack: the driver's own figure less tracked, or the measured cost
 	_Atomic uint64_t pending_bytes;  // announced, not yet granted
-	_Atomic uint64_t peak_bytes;
+	_Atomic uint64_t peak_bytes;     // most of tracked + overhead
 	_Atomic uint64_t busy_ns;        // GPU time used
 	_Atomic uint64_t throttled_ns;   // time that launches waited
-	uint64_t reserved[2];
+	_Atomic uint64_t waiting_ns;     // CLOCK_MONOTONIC since when a request of its contends: the oldest is served first
+	uint64_t reserved;
 };
 
+// owner: 2 bits state, 8 bits generation (so that a word never comes back while somebody still judges it), 22 bits pid,
+// 32 bits of the start time (clock ticks). Busy: the holder's pid, 16 bits of its start time and 16 bits that stand for its
+// PID namespace. Read it by the functions below, not by hand.
 struct softmig_ledger_slot {
-	_Atomic uint64_t owner;      // pid << 32 | low 32 bits of its start time (clock ticks); 0: free
+	_Atomic uint64_t owner;
 	_Atomic uint64_t pid_ns;     // inode of its PID namespace
 	_Atomic uint64_t claimed_ns; // CLOCK_BOOTTIME
-	uint64_t reserved[5];
+	_Atomic uint64_t image;      // random, another one after every exec
+	uint64_t reserved[4];
 	struct softmig_ledger_use use[SOFTMIG_MAX_GPUS];
 };
 
+enum { SOFTMIG_LEDGER_GPU_FREE, SOFTMIG_LEDGER_GPU_KNOWN = 2 };
+
 // What the job shares about one GPU. The bucket and its neighbours belong to share.h (see there); 192 bytes are theirs.
 struct softmig_ledger_gpu {
-	uint8_t uuid[16];                  // written once, before state becomes SOFTMIG_LEDGER_GPU_KNOWN
-	_Atomic uint32_t state;            // 0 free, 1 being written, 2 known
+	_Atomic uint8_t uuid[16];          // valid when state is SOFTMIG_LEDGER_GPU_KNOWN
+	_Atomic uint32_t state;
 	uint32_t reserved0;
 	_Atomic uint64_t context_bytes;    // largest measured cost of a bare context here
 	_Atomic uint64_t refusals;         // requests refused
 	_Atomic uint64_t peak_bytes;       // of the job
-	uint64_t reserved1[2];
+	_Atomic uint64_t key;              // hash of the uuid: taken by compare-and-swap, then anybody with the same uuid completes the entry
+	uint64_t reserved1;
 	_Atomic uint64_t share_words[24];
 };
 
+// All zero but for the first 24 bytes is an empty ledger, so creating one can be completed by anybody at any step.
 struct softmig_ledger_file {
-	_Atomic uint64_t magic;
-	uint32_t version;
-	uint32_t size_bytes;
-	uint64_t created_ns;       // CLOCK_REALTIME
-	uint8_t pad[4096 - 24];
+	_Atomic uint64_t magic;            // written last
+	_Atomic uint32_t version;
+	_Atomic uint32_t size_bytes;
+	_Atomic uint64_t created_ns;       // CLOCK_REALTIME
+	uint64_t pad0[5];
+	_Atomic uint64_t mark;             // low half: slots below it may be in use, none above; high half: counts claims
+	uint8_t pad[4096 - 72];
 	struct softmig_ledger_gpu gpu[SOFTMIG_MAX_GPUS];
 	struct softmig_ledger_slot slot[SOFTMIG_LEDGER_SLOTS];
 };
 
+_Static_assert(sizeof(struct softmig_ledger_use) == 64, "a process's use of a GPU is one cache line");
+_Static_assert(sizeof(struct softmig_ledger_slot) == 64 + 64 * SOFTMIG_MAX_GPUS, "slots keep the lines aligned");
+_Static_assert(sizeof(struct softmig_ledger_gpu) == 256 && offsetof(struct softmig_ledger_gpu, share_words) == 64, "share.h counts on it");
+_Static_assert(offsetof(struct softmig_ledger_file, mark) == 64, "the mark has its own cache line");
+_Static_assert(offsetof(struct softmig_ledger_file, gpu) == 4096 && offsetof(struct softmig_ledger_file, slot) == 8192, "layout, version 1");
+_Static_assert(sizeof(struct softmig_ledger_file) == 1122304, "layout, version 1");
+
+struct softmig_ledger_mine; // private to the process, see ledger_private.h
+
 // A process's own handle; zero-initialised is "not open".
 struct softmig_ledger {
 	struct softmig_ledger_file *file; // mapped shared
-	dev_t device;                     // of the file, to recognise it in /proc/PID/maps
-	ino_t inode;
+	struct softmig_ledger_mine *mine; // a page of this process that fork wipes: which slot is ours
+	bool wipes;                       // false: the kernel cannot wipe (before 4.14), the pid is compared instead
 };
 
 // Creates (if create) or opens the ledger at path and maps it. Refuses a link, a file of another owner than owner_uid, one that group or
-// others may write, a short or foreign file (an own file of wrong magic or version is rebuilt when create is set). Returns 0, or
-// the errno that tells why: ELOOP link, EPERM owner or mode, EINVAL not a ledger, ENOSPC ...
+// others may write, a foreign or short file (unless create, where an empty or half-made one is completed; what is neither
+// empty nor a ledger of this version is never overwritten). The full size is allocated on the disk at once, so that a file
+// system that fills up later does not kill with SIGBUS (where the file system cannot allocate ahead, the file is sparse).
+// Who may write the file can also truncate it, and so kill the processes that map it: the job's own fault; tools use the snapshot.
+// Returns 0, or the errno that tells why: ELOOP link, EPERM owner or mode, EINVAL not a ledger, ENOSPC ...
 int softmig_ledger_open(struct softmig_ledger *ledger, const char *path, uid_t owner_uid, bool create);
+// Frees this process's slot and unmaps. Only when the driver holds nothing for this process any more and no thread uses the
+// handle; a process that just ends must not call it: its slot is found dead as soon as its memory is the driver's again.
 void softmig_ledger_close(struct softmig_ledger *ledger);
+// For root: makes a new, complete ledger owned by uid and gid, mode 0600, in a directory of root's. Follows no link.
+// EEXIST: something of that name is there (and untouched). Leaves nothing behind when it fails.
+int softmig_ledger_create(const char *path, uid_t uid, gid_t gid);
 
 // The ledger's index of a GPU, adding it when new. -1: table full or damaged.
 int softmig_ledger_gpu(struct softmig_ledger *ledger, const uint8_t uuid[16]);
 
 // This process's slot, claimed at the first call after start, exec or fork. NULL: table full (after reclaiming the dead).
-// Cheap when already claimed: one load of a page that fork wipes.
+// Cheap when already claimed: one load of a page that fork wipes and one of the slot. Threads of a process share it: add, never store,
+// except where one thread alone writes.
 struct softmig_ledger_slot *softmig_ledger_self(struct softmig_ledger *ledger);
 
 enum softmig_ledger_kind { SOFTMIG_LEDGER_TRACKED, SOFTMIG_LEDGER_OVERHEAD };
 
 // Asks for bytes on gpu under limit_bytes (0: no limit). True: granted and charged to this process. False: refused, nothing
-// charged; the dead have been reclaimed before refusing. Thread-safe; waits for nobody but a contending announcement, at most 10 ms.
+// charged; the dead have been reclaimed before refusing. Thread-safe. Waits for nobody but a contending announcement, at most
+// 10 ms; longer, up to a second, only while its owner is alive and runnable but the machine has not let it run.
+// Not from signal handlers.
 bool softmig_ledger_reserve(struct softmig_ledger *ledger, int gpu, enum softmig_ledger_kind kind, uint64_t bytes, uint64_t limit_bytes);
 // Gives back what was granted. Never lets a figure fall below zero.
 void softmig_ledger_release(struct softmig_ledger *ledger, int gpu, enum softmig_ledger_kind kind, uint64_t bytes);
 // Sets this process's overhead on gpu to the measured figure, up or down, limit or not: it is what the driver already holds.
 void softmig_ledger_set_overhead(struct softmig_ledger *ledger, int gpu, uint64_t bytes);
 
-// Bytes of all the job's processes on gpu, announcements left out. Validates every figure; never fails.
+// Bytes of all the job's processes on gpu, announcements left out. Validates every figure; never fails. Every 10 ms at most it
+// first looks whether the other owners of these bytes are alive.
 uint64_t softmig_ledger_used(const struct softmig_ledger *ledger, int gpu);
-// Frees the slots of dead processes. Returns how many.
+// Frees the slots of dead processes. Returns how many. 10 us per other process.
 int softmig_ledger_reclaim(struct softmig_ledger *ledger);
 
-// For tools: a copy of the file taken with pread, so that an owner who truncates it harms nobody. 0 or errno.
+// For tools: a copy of the file taken with pread, so that an owner who truncates it harms nobody. 0 or errno (EINVAL: not a ledger).
 int softmig_ledger_snapshot(const char *path, struct softmig_ledger_file *copy);
-// Is the process of this slot alive, seen from here? (pid, start time, namespace, and still mapping the file where that can be read)
+// Is the process of this slot alive, seen from here? By pid, start time and namespace; a zombie whose threads are all gone is dead: the
+// driver has its memory back. What cannot be seen (another PID namespace, no /proc) counts as alive. ledger may be NULL.
 bool softmig_ledger_slot_alive(const struct softmig_ledger *ledger, const struct softmig_ledger_slot *slot);
+
+// One process of a ledger, for tools. The pid is as its own namespace counts.
+struct softmig_ledger_process {
+	pid_t pid;
+	uint64_t pid_ns;
+	uint64_t claimed_ns;                        // CLOCK_BOOTTIME
+	uint64_t used_bytes[SOFTMIG_MAX_GPUS];      // tracked and overhead
+	uint64_t peak_bytes[SOFTMIG_MAX_GPUS];
+	uint64_t busy_ns[SOFTMIG_MAX_GPUS];
+	uint64_t throttled_ns[SOFTMIG_MAX_GPUS];
+};
+
+// The next living process of a copy (or of a mapped file), from *cursor on (0 at first). False: no more.
+bool softmig_ledger_next(const struct softmig_ledger_file *file, int *cursor, struct softmig_ledger_process *process);
+// Is entry gpu of the table in use, and which GPU is it?
+bool softmig_ledger_gpu_uuid(const struct softmig_ledger_file *file, int gpu, uint8_t uuid[16]);
+// The pid in a slot's owner word, 0 when nobody owns it.
+pid_t softmig_ledger_slot_pid(const struct softmig_ledger_slot *slot);
 #endif
