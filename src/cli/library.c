@@ -8,22 +8,37 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+static bool beside_program(const char *relative, char path[PATH_MAX])
+{
+	char candidate[2 * PATH_MAX];
+	ssize_t length = readlink("/proc/self/exe", candidate, PATH_MAX - 1);
+	candidate[length > 0 ? length : 0] = '\0';
+	char *slash = strrchr(candidate, '/');
+	if (!slash)
+		return false;
+	strcpy(slash, relative);
+	return access(candidate, R_OK) == 0 && realpath(candidate, path);
+}
+
+static bool in_build_tree(char path[PATH_MAX])
+{
+	return beside_program("/" SOFTMIG_LIBRARY_NAME, path);
+}
+
+static bool in_package(char path[PATH_MAX])
+{
+	return beside_program("/../lib/softmig/" SOFTMIG_LIBRARY_NAME, path);
+}
+
+bool softmig_library_came_with(char path[PATH_MAX])
+{
+	return in_build_tree(path) || in_package(path);
+}
+
 bool softmig_library_find(char path[PATH_MAX])
 {
-	static const char *const beside[] = { "/" SOFTMIG_LIBRARY_NAME, "/../lib/softmig/" SOFTMIG_LIBRARY_NAME };
-	char directory[PATH_MAX];
-	ssize_t length = readlink("/proc/self/exe", directory, sizeof directory - 1);
-	directory[length > 0 ? length : 0] = '\0';
-	char *slash = strrchr(directory, '/');
-	if (slash)
-		*slash = '\0';
-	for (size_t i = 0; slash && i < sizeof beside / sizeof beside[0]; i++) {
-		char candidate[2 * PATH_MAX];
-		snprintf(candidate, sizeof candidate, "%s%s", directory, beside[i]);
-		if (access(candidate, R_OK) == 0 && realpath(candidate, path))
-			return true;
-	}
-	return access(SOFTMIG_LIBRARY_PATH, R_OK) == 0 && realpath(SOFTMIG_LIBRARY_PATH, path);
+	return in_build_tree(path) || (access(SOFTMIG_LIBRARY_PATH, R_OK) == 0 && realpath(SOFTMIG_LIBRARY_PATH, path)) ||
+	       in_package(path);
 }
 
 static bool same_file(const char *a, const char *b)

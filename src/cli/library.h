@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where libsoftmig.so is. Owns: the places it is looked for, the LD_PRELOAD list. Must never: load it.
+// Where libsoftmig.so and its files are. Owns: the places the library is looked for, the LD_PRELOAD list. Must never: load it.
 #ifndef SOFTMIG_CLI_LIBRARY_H
 #define SOFTMIG_CLI_LIBRARY_H
 #include <limits.h>
@@ -8,10 +8,16 @@
 
 #define SOFTMIG_LIBRARY_NAME "libsoftmig.so"
 #define SOFTMIG_LIBRARY_DIR "/var/lib/shared"
+#define SOFTMIG_LIBRARY_SECOND_NAME "libvgpu.so" // what existing container set-ups preload
 #define SOFTMIG_LIBRARY_PATH SOFTMIG_LIBRARY_DIR "/" SOFTMIG_LIBRARY_NAME
+#define SOFTMIG_LOG_DIR "/var/log/softmig"
+#define SOFTMIG_DISABLED_PATH "/etc/softmig/disabled"
 
-// The library that belongs to this softmig: beside the program (a build tree), in ../lib/softmig of it, or where it is
-// installed. Writes its absolute path; false: in none of these places.
+// The library that came with this softmig: beside the program (a build tree) or in ../lib/softmig of it (a package). Writes its
+// absolute path; false: in neither place.
+bool softmig_library_came_with(char path[PATH_MAX]);
+// The library to run programs with: a build tree's own; else the installed one, which may be in every process already; else
+// the package's. False: none.
 bool softmig_library_find(char path[PATH_MAX]);
 
 // LD_PRELOAD with library in front of what is there already (NULL: nothing), in it once: an entry that is the same file is

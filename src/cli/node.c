@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+// See node.h.
+#include "cli/node.h"
+#include "cli/library.h"
+#include "cli/preload_text.h"
+#include "cli/trial.h"
+#include "slice/limits.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+static void join(char path[PATH_MAX], const char *a, const char *b)
+{
+	int length = snprintf(path, PATH_MAX, "%s%s", a, b);
+	if (length < 0 || length >= PATH_MAX) // cannot be opened, so whatever is tried fails with a message
+		path[0] = '\0';
+}
+
+void softmig_node_at(struct softmig_node *node, const char *root, const char *directory)
+{
+	*node = (struct softmig_node){ .lock = -1 };
+	join(node->root, root, "");
+	for (size_t length = strlen(node->root); length > 0 && node->root[length - 1] == '/'; length--)
+		node->root[length - 1] = '\0';
+	join(node->entry, directory, "/" SOFTMIG_LIBRARY_NAME);
+	join(node->directory, node->root, directory);
+	join(node->library, node->directory, "/" SOFTMIG_LIBRARY_NAME);
+	join(node->second_name, node->directory, "/" SOFTMIG_LIBRARY_SECOND_NAME);
+	join(node->preload, node->root, "/etc/ld.so.preload");
+	join(node->state, node->root, SOFTMIG_STATE_DIR);
+	join(node->log, node->root, SOFTMIG_LOG_DIR);
+	join(node->disabled, node->root, SOFTMIG_DISABLED_PATH);
+}
+
+static int take_lock(const struct softmig_verb *verb, struct softmig_node *node)
+{
+	char directory[PATH_MAX];
+	join(directory, node->root, "/etc");
+	int error = *node->root ? softmig_directory_make(directory, 0755) : 0;
+	if (error)
+		return softmig_cli_fail(verb, "%s cannot be made: %s", directory, strerror(error));
+	node->lock = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (node->lock < 0)
+		return softmig_cli_fail(verb, "%s cannot be opened: %s", directory, strerror(errno));
+	flock(node->lock, LOCK_EX); // where a file system has no locks, two softmigs at once are the admin's to avoid
+	return -1;
+}
+
+int softmig_node_begin(const struct softmig_verb *verb, int argc, char **argv, bool with_source, struct softmig_node *node)
+{
+	const struct option options[] = {
+		{ "root", required_argument, NULL, 'r' },
+		{ "directory", required_argument, NULL, 'd' },
+		{ with_source ? "library" : NULL, required_argument, NULL, 'l' },
+		{ 0 },
+	};
+	const char *root = "", *directory = SOFTMIG_LIBRARY_DIR, *source = "";
+	for (int option; (option = softmig_cli_option(verb, argc, argv, options)) != -1;) {
+		switch (option) {
+		case 'r':
+			root = optarg;
+			break;
+		case 'd':
+			directory = optarg;
+			break;
+		case 'l':
+			source = optarg;
+			break;
+		case 'h':
+			return SOFTMIG_EXIT_OK;
+		default:
+			return SOFTMIG_EXIT_USAGE;
+		}
+	}
+	if (argv[optind])
+		return softmig_cli_usage(verb, "'%s' is one word too many", argv[optind]);
+	if (*root && *root != '/')
+		return softmig_cli_usage(verb, "--root needs an absolute path, not '%s'", root);
+	if (!softmig_preload_can_enter(directory))
+		return softmig_cli_usage(verb, "--directory needs an absolute path without spaces, colons and '#', not '%s'", directory);
+	softmig_node_at(node, root, directory);
+	join(node->source, source, "");
+	if (!*node->root && geteuid() != 0)
+		return softmig_cli_fail(verb, "only root can do this; use sudo");
+	return take_lock(verb, node);
+}
+
+void softmig_node_end(struct softmig_node *node)
+{
+	if (node->lock >= 0)
+		close(node->lock);
+	node->lock = -1;
+}
+
+const char *softmig_node_source(const struct softmig_verb *verb, struct softmig_node *node)
+{
+	if (!*node->source && !softmig_library_came_with(node->source)) {
+		softmig_cli_fail(verb, SOFTMIG_LIBRARY_NAME " did not come with this softmig; name it with --library");
+		return NULL;
+	}
+	if (access(node->source, R_OK) == 0)
+		return node->source;
+	softmig_cli_fail(verb, "the library '%s' cannot be read: %s", node->source, strerror(errno));
+	return NULL;
+}
+
+int softmig_node_place(const struct softmig_verb *verb, const struct softmig_node *node, const char *source)
+{
+	char staged[PATH_MAX], why[512];
+	int error = softmig_file_stage(source, node->library, 0644, staged);
+	if (error)
+		return softmig_cli_fail(verb, "%s cannot be copied to %s: %s", source, node->directory, strerror(error));
+	if (!softmig_trial(staged, !*node->root, why, sizeof why)) {
+		unlink(staged);
+		return softmig_cli_fail(verb, "nothing was changed, because the library %s failed its trial: %s", source, why);
+	}
+	error = softmig_file_commit(staged, node->library);
+	struct stat other;
+	if (!error && lstat(node->second_name, &other) != 0) // one that is there may be somebody else's
+		error = softmig_file_link(SOFTMIG_LIBRARY_NAME, node->second_name);
+	if (error)
+		return softmig_cli_fail(verb, "%s cannot be written: %s", node->library, strerror(error));
+	return SOFTMIG_EXIT_OK;
+}
+
+bool softmig_node_is_ours(const struct softmig_node *node, const char *entry)
+{
+	char path[PATH_MAX];
+	struct stat named, ours;
+	join(path, node->root, entry);
+	return strcmp(entry, node->entry) == 0 || (stat(path, &named) == 0 && stat(node->library, &ours) == 0 &&
+	                                           named.st_dev == ours.st_dev && named.st_ino == ours.st_ino);
+}
+
+int softmig_node_read_preload(const struct softmig_verb *verb, const struct softmig_node *node, struct softmig_file *file)
+{
+	int error = softmig_file_read(node->preload, file);
+	if (error == ELOOP)
+		return softmig_cli_fail(verb, "%s is a symbolic link; edit the file that it points to, or make it a plain file", node->preload);
+	if (error)
+		return softmig_cli_fail(verb, "%s cannot be read: %s", node->preload, strerror(error));
+	if (softmig_preload_is_sane(file->text, file->length))
+		return SOFTMIG_EXIT_OK;
+	softmig_file_free(file);
+	return softmig_cli_fail(verb, "%s holds a NUL byte, where the loader stops reading; repair it first", node->preload);
+}
+
+// The first entry that is ours.
+static bool find_ours(const struct softmig_node *node, const char *text, size_t length, char entry[PATH_MAX])
+{
+	size_t position = 0, start, end;
+	while (softmig_preload_next(text, length, &position, &start, &end)) {
+		if (end - start >= PATH_MAX)
+			continue;
+		memcpy(entry, text + start, end - start);
+		entry[end - start] = '\0';
+		if (softmig_node_is_ours(node, entry))
+			return true;
+	}
+	return false;
+}
+
+bool softmig_node_is_enabled(const struct softmig_node *node, const struct softmig_file *file)
+{
+	char entry[PATH_MAX];
+	return find_ours(node, file->text, file->length, entry);
+}
+
+// The file that enable made where none was goes again; one that was there, even empty, stays (see softmig_preload_add).
+static int write_without(const struct softmig_node *node, const struct softmig_file *file, const char *text, size_t length)
+{
+	bool made_by_enable = length == 0 && file->length > 0 && file->text[file->length - 1] == '\n';
+	return made_by_enable ? softmig_file_remove(node->preload) : softmig_file_replace(node->preload, text, length, file);
+}
+
+int softmig_node_disable(const struct softmig_verb *verb, const struct softmig_node *node, bool *was_enabled)
+{
+	struct softmig_file file;
+	if (softmig_node_read_preload(verb, node, &file) != SOFTMIG_EXIT_OK)
+		return SOFTMIG_EXIT_FAILED;
+	char entry[PATH_MAX];
+	size_t length = file.length;
+	char *text = strdup(file.text);
+	*was_enabled = false;
+	while (text && find_ours(node, text, length, entry)) {
+		char *shorter = softmig_preload_remove(text, length, entry, &length);
+		free(text);
+		text = shorter;
+		*was_enabled = true;
+	}
+	int error = !text ? ENOMEM : *was_enabled ? write_without(node, &file, text, length) : 0;
+	free(text);
+	softmig_file_free(&file);
+	return error ? softmig_cli_fail(verb, "%s cannot be written: %s", node->preload, strerror(error)) : SOFTMIG_EXIT_OK;
+}
+
+int softmig_node_slices(const struct softmig_node *node)
+{
+	DIR *files = opendir(node->state);
+	int count = 0;
+	if (!files)
+		return 0;
+	for (struct dirent *entry; (entry = readdir(files));) {
+		const char *suffix = strrchr(entry->d_name, '.');
+		count += suffix && strcmp(suffix, ".conf") == 0;
+	}
+	closedir(files);
+	return count;
+}

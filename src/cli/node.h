@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// An installation on a node: its paths, its entry in /etc/ld.so.preload. Owns: what install, enable, disable, update and
+// uninstall share. Must never: change anything without the node's lock.
+#ifndef SOFTMIG_CLI_NODE_H
+#define SOFTMIG_CLI_NODE_H
+#include <limits.h>
+#include <stdbool.h>
+
+#include "cli/cli.h"
+#include "cli/files.h"
+
+struct softmig_node {
+	char root[PATH_MAX];         // "" for this system, else the scratch root without a slash at the end
+	char entry[PATH_MAX];        // the library as programs of the node name it
+	char directory[PATH_MAX];    // the library's, seen from here (so are all below)
+	char library[PATH_MAX];
+	char second_name[PATH_MAX];
+	char preload[PATH_MAX];
+	char state[PATH_MAX];
+	char log[PATH_MAX];
+	char disabled[PATH_MAX];     // where this file exists, root's, the library is passive
+	char source[PATH_MAX];       // --library: where install and update take the library from; "" not given
+	int lock;
+};
+
+// The paths below root ("": this system) for a library in directory.
+void softmig_node_at(struct softmig_node *node, const char *root, const char *directory);
+
+// Options --root and --directory, with_source also --library; then takes the lock that keeps two softmigs apart. Returns -1 to go
+// on, else the exit status to return now: help was printed, usage is wrong, the caller is not root.
+int softmig_node_begin(const struct softmig_verb *verb, int argc, char **argv, bool with_source, struct softmig_node *node);
+void softmig_node_end(struct softmig_node *node);
+
+// The source to install: --library, else the one that came with this softmig. NULL: there is none, and it has been said.
+const char *softmig_node_source(const struct softmig_verb *verb, struct softmig_node *node);
+// Copies the source beside the library, tries it, and puts it in the library's place. 0, else it has been said why not.
+int softmig_node_place(const struct softmig_verb *verb, const struct softmig_node *node, const char *source);
+
+// Is this entry the node's library, under this or another name?
+bool softmig_node_is_ours(const struct softmig_node *node, const char *entry);
+// /etc/ld.so.preload, read and found editable. 0, else it has been said why not.
+int softmig_node_read_preload(const struct softmig_verb *verb, const struct softmig_node *node, struct softmig_file *file);
+// Has the text an entry that is ours?
+bool softmig_node_is_enabled(const struct softmig_node *node, const struct softmig_file *file);
+// Takes every entry of ours out. 0, else it has been said why not. *was_enabled: there was one.
+int softmig_node_disable(const struct softmig_verb *verb, const struct softmig_node *node, bool *was_enabled);
+// How many limit files there are: jobs that live in slices now.
+int softmig_node_slices(const struct softmig_node *node);
+
+// The lines of help that the options of softmig_node_begin need.
+#define SOFTMIG_NODE_HELP \
+	"  --root DIR        work on the system below DIR instead of this one (to prepare an image)\n" \
+	"  --directory DIR   where the library lives on the node (default " SOFTMIG_LIBRARY_DIR ")\n"
+#endif

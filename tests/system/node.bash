@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+# A node to break: this machine's whole file system as it is, every change kept in memory and gone with the last process.
+# For bats files: load node; on_a_node COMMAND...
+
+# on_a_node COMMAND...: runs it as root in namespaces of its own (mounts, pids), with / an overlay of this machine's. The
+# build, the sources and $work are what they are outside, /run and /tmp are empty, /proc is right.
+on_a_node() {
+	unshare --mount --pid --fork --kill-child bash -c '
+		set -euo pipefail
+		node=$1
+		shift
+		mount -t tmpfs -o mode=0755 none "$node"
+		mkdir "$node/changes" "$node/work" "$node/root"
+		root=$node/root
+		mount -t overlay -o "lowerdir=/,upperdir=$node/changes,workdir=$node/work" none "$root"
+		mount -t proc none "$root/proc"
+		mount --rbind /dev "$root/dev"
+		mount -t tmpfs -o mode=0755 none "$root/run"
+		mount -t tmpfs -o mode=1777 none "$root/tmp"
+		for path in "$BUILD" "$SOURCE" "$work"; do
+			mkdir -p "$root$path"
+			mount --bind "$path" "$root$path"
+		done
+		cd /
+		exec chroot "$root" "$@"' on_a_node "$node" "$@"
+}
+
+# node_setup: makes $work and the place for nodes, or skips the test where there is no way to have one.
+node_setup() {
+	work=$(mktemp -d /tmp/softmig-node.XXXXXX)
+	node=$work/node
+	export work
+	mkdir "$node"
+	unset LD_PRELOAD "${!SLURM_@}" "${!CUDA_DEVICE_@}" "${!SOFTMIG_@}"
+	[ "$(id -u)" -eq 0 ] || skip "needs root for namespaces"
+	on_a_node /bin/true 2>/dev/null || skip "needs mount namespaces and overlayfs"
+}
+
+node_teardown() {
+	rm -rf "$work"
+}
+
+# library NAME 'C TEXT': compiles $work/NAME.so
+library() {
+	printf '%s\n' "$2" | gcc -shared -fPIC -x c - -o "$work/$1.so"
+}
+
+# The three libraries that the tests install: one that harms nothing, another version of it, one that talks.
+library_set() {
+	library good 'int softmig_stand_in = 1;'
+	library newer 'int softmig_stand_in = 2;'
+	library noisy '#include <unistd.h>
+		__attribute__((constructor)) static void talk(void) { if (write(2, "hello\n", 6) < 0) _exit(1); }'
+	library deadly '#include <stdlib.h>
+		__attribute__((constructor)) static void die(void) { abort(); }'
+	library unwell '#include <unistd.h>
+		__attribute__((constructor)) static void nobody_only(void) { if (getuid() != 0) _exit(3); }'
+	echo "not a library" >"$work/text.so"
+}
