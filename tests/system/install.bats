@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: Apache-2.0
-# shellcheck disable=SC2016,SC2059,SC2030,SC2031 # scripts for the shell on the node; texts as printf formats; exports per test
+# shellcheck disable=SC2016,SC2059,SC2154 # scripts for the shell on the node, texts as printf formats, work is of node.bash
 # softmig install, enable, disable, update, uninstall: in scratch roots, and on a node whose every process feels it.
 
 bats_require_minimum_version 1.5.0

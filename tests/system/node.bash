@@ -4,6 +4,7 @@
 
 # on_a_node COMMAND...: runs it as root in namespaces of its own (mounts, pids), with / an overlay of this machine's. The
 # build, the sources and $work are what they are outside, /run and /tmp are empty, /proc is right.
+# shellcheck disable=SC2016
 on_a_node() {
 	unshare --mount --pid --fork --kill-child bash -c '
 		set -euo pipefail
