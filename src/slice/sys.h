@@ -52,6 +52,12 @@ static inline int softmig_sys_stat(const char *path, struct stat *status)
 	return (int)syscall(SYS_newfstatat, AT_FDCWD, path, status, 0);
 }
 
+// The file itself, not what a link points to.
+static inline int softmig_sys_lstat(const char *path, struct stat *status)
+{
+	return (int)syscall(SYS_newfstatat, AT_FDCWD, path, status, AT_SYMLINK_NOFOLLOW);
+}
+
 static inline ssize_t softmig_sys_readlink(const char *path, char *buffer, size_t size)
 {
 	return syscall(SYS_readlinkat, AT_FDCWD, path, buffer, size);

@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: Apache-2.0
+// Contexts and what they cost. A context takes hundreds of MiB before the first allocation. Its cost is reserved before it is
+// made (learned from the first one on this GPU, shared through the ledger) and settled by NVML afterwards; with it go all
+// allocations that hang on it. Owns: contexts' charges.
+#include <errno.h>
+#include <time.h>
+
+#include "preload/gpu.h"
+#include "preload/hook.h"
+#include "preload/mode.h"
+#include "preload/track.h"
+#include "slice/log.h"
+
+// While nobody knows a context's cost, one process reserves all that is left, up to this, and the others wait for its figure.
+#define UNKNOWN_COST_BYTES (1ull << 30)
+// A context that NVML cannot attribute and whose cost cannot be measured: what a large GPU's takes (docs/driver-facts.md).
+#define BLIND_COST_BYTES (518ull << 20)
+
+struct creation {
+	struct softmig_gpu *gpu; // NULL: nothing to account
+	uint64_t reserved_bytes;
+};
+
+static _Atomic uint64_t *learned_cost(const struct softmig_gpu *gpu)
+{
+	return &softmig_ledger_now()->file->gpu[gpu->ledger].context_bytes;
+}
+
+// The cost to reserve; 0 < cost. The figure in the ledger is another process's word: a nonsensical one counts as unknown.
+static uint64_t known_cost(const struct softmig_gpu *gpu)
+{
+	uint64_t bytes = atomic_load_explicit(learned_cost(gpu), memory_order_acquire);
+	return bytes <= 16 * UNKNOWN_COST_BYTES ? softmig_granules(bytes) : 0;
+}
+
+static CUresult reserve_unknown(struct creation *creation)
+{
+	struct timespec pause = {.tv_nsec = 5000000};
+
+	for (int i = 0; i < 2000; i++) {
+		uint64_t limit = softmig_gpu_limit_bytes(creation->gpu), used = softmig_gpu_used_bytes(creation->gpu);
+		uint64_t bytes = known_cost(creation->gpu);
+		if (bytes == 0)
+			bytes = limit > used && limit - used < UNKNOWN_COST_BYTES ? limit - used : UNKNOWN_COST_BYTES;
+		if (softmig_ledger_reserve(softmig_ledger_now(), creation->gpu->ledger, SOFTMIG_LEDGER_OVERHEAD, bytes,
+		                           limit == UINT64_MAX ? 0 : limit)) {
+			creation->reserved_bytes = bytes;
+			return CUDA_SUCCESS;
+		}
+		if (known_cost(creation->gpu) != 0)
+			break;
+		int kept = errno;
+		nanosleep(&pause, NULL);
+		errno = kept;
+	}
+	return CUDA_ERROR_OUT_OF_MEMORY;
+}
+
+static CUresult begin(struct creation *creation, CUdevice device)
+{
+	struct softmig_gpu *gpu = softmig_gpu_of_device(device);
+
+	*creation = (struct creation){.gpu = gpu};
+	if (gpu == NULL)
+		return CUDA_SUCCESS;
+	if (softmig_gpu_forbidden(gpu)) {
+		softmig_log(SOFTMIG_LOG_ERROR, "CUDA device %d is not part of this slice", device);
+		return CUDA_ERROR_DEVICE_UNAVAILABLE;
+	}
+	softmig_gpu_enter(gpu);
+	uint64_t cost = known_cost(gpu);
+	CUresult result = CUDA_SUCCESS;
+	if (cost == 0)
+		result = reserve_unknown(creation);
+	else if (softmig_charge(gpu, SOFTMIG_LEDGER_OVERHEAD, cost, "context"))
+		creation->reserved_bytes = cost;
+	else
+		result = CUDA_ERROR_OUT_OF_MEMORY;
+	if (result != CUDA_SUCCESS)
+		softmig_gpu_leave(gpu);
+	return result;
+}
+
+static void learn_cost(struct softmig_gpu *gpu, uint64_t bytes)
+{
+	uint64_t unknown = 0;
+	atomic_compare_exchange_strong(learned_cost(gpu), &unknown, softmig_granules(bytes));
+}
+
+// After the driver's answer. False: the slice does not hold the context after all; the caller undoes it.
+static bool end(struct creation *creation, CUresult result, CUcontext context)
+{
+	struct softmig_gpu *gpu = creation->gpu;
+	uint64_t bytes;
+
+	if (gpu == NULL)
+		return true;
+	if (result != CUDA_SUCCESS) {
+		softmig_uncharge(gpu, SOFTMIG_LEDGER_OVERHEAD, creation->reserved_bytes);
+		softmig_gpu_leave(gpu);
+		return true;
+	}
+	bool first = atomic_fetch_add(&gpu->contexts, 1) == 0;
+	if (context != NULL) {
+		struct softmig_track_entry entry = {.kind = SOFTMIG_TRACK_CONTEXT,
+		                                    .key = (uint64_t)(uintptr_t)context,
+		                                    .gpu = (uint8_t)gpu->ledger};
+		softmig_track_add(&entry);
+	}
+	softmig_gpu_leave(gpu);
+	bytes = softmig_settle(gpu);
+	if (bytes != 0 && first)
+		learn_cost(gpu, bytes);
+	if (bytes == 0) {
+		// NVML does not show this process: what was reserved stands for the context, made plausible if nobody knew better.
+		if (known_cost(gpu) == 0) {
+			learn_cost(gpu, BLIND_COST_BYTES);
+			if (creation->reserved_bytes > BLIND_COST_BYTES)
+				softmig_uncharge(gpu, SOFTMIG_LEDGER_OVERHEAD, creation->reserved_bytes - BLIND_COST_BYTES);
+		}
+		return true;
+	}
+	return softmig_gpu_used_bytes(gpu) <= softmig_gpu_limit_bytes(gpu);
+}
+
+// A context is gone, and all that hung on it. Pointers' small blocks are entries of their own, with their own bytes.
+static void gone(struct softmig_gpu *gpu, CUcontext context)
+{
+	struct softmig_track_entry entry;
+	uint32_t count = atomic_load(&gpu->contexts);
+
+	while (softmig_track_remove_any((uint64_t)(uintptr_t)context, &entry))
+		softmig_uncharge_entry(&entry);
+	while (count > 0 && !atomic_compare_exchange_weak(&gpu->contexts, &count, count - 1))
+		;
+	if (atomic_load(&gpu->nvml_blind))
+		softmig_uncharge(gpu, SOFTMIG_LEDGER_OVERHEAD, known_cost(gpu));
+}
+
+#define CREATE(device, pctx, call) \
+	do { \
+		struct creation creation; \
+		CUresult result = begin(&creation, (device)); \
+		if (result != CUDA_SUCCESS) \
+			return result; \
+		result = (call); \
+		if (!end(&creation, result, result == CUDA_SUCCESS ? *(pctx) : NULL)) { \
+			hook_cuCtxDestroy_v2(*(pctx)); \
+			return CUDA_ERROR_OUT_OF_MEMORY; \
+		} \
+		return result; \
+	} while (0)
+
+CUresult hook_cuCtxCreate(CUcontext *pctx, unsigned int flags, CUdevice dev)
+{
+	CREATE(dev, pctx, DRIVER(cuCtxCreate)(pctx, flags, dev));
+}
+
+CUresult hook_cuCtxCreate_v2(CUcontext *pctx, unsigned int flags, CUdevice dev)
+{
+	CREATE(dev, pctx, DRIVER(cuCtxCreate_v2)(pctx, flags, dev));
+}
+
+CUresult hook_cuCtxCreate_v3(CUcontext *pctx, CUexecAffinityParam *paramsArray, int numParams, unsigned int flags, CUdevice dev)
+{
+	CREATE(dev, pctx, DRIVER(cuCtxCreate_v3)(pctx, paramsArray, numParams, flags, dev));
+}
+
+CUresult hook_cuCtxCreate_v4(CUcontext *pctx, CUctxCreateParams *ctxCreateParams, unsigned int flags, CUdevice dev)
+{
+	CREATE(dev, pctx, DRIVER(cuCtxCreate_v4)(pctx, ctxCreateParams, flags, dev));
+}
+
+#define DESTROY(ctx, call) \
+	do { \
+		struct softmig_track_entry entry; \
+		if (!softmig_track_find(SOFTMIG_TRACK_CONTEXT, (uint64_t)(uintptr_t)(ctx), &entry)) \
+			return (call); \
+		struct softmig_gpu *gpu = softmig_gpu_by_index(entry.gpu); \
+		softmig_gpu_enter(gpu); \
+		CUresult result = (call); \
+		bool last = result == CUDA_SUCCESS; \
+		if (last) { \
+			softmig_track_remove(SOFTMIG_TRACK_CONTEXT, entry.key, &entry); \
+			gone(gpu, (ctx)); \
+		} \
+		softmig_gpu_leave(gpu); \
+		if (last) \
+			softmig_settle(gpu); \
+		return result; \
+	} while (0)
+
+CUresult hook_cuCtxDestroy(CUcontext ctx)
+{
+	DESTROY(ctx, DRIVER(cuCtxDestroy)(ctx));
+}
+
+CUresult hook_cuCtxDestroy_v2(CUcontext ctx)
+{
+	DESTROY(ctx, DRIVER(cuCtxDestroy_v2)(ctx));
+}
+
+// cuCtxDetach drops a reference; in practice the only one, since cuCtxAttach has been deprecated since CUDA 4.
+CUresult hook_cuCtxDetach(CUcontext ctx)
+{
+	DESTROY(ctx, DRIVER(cuCtxDetach)(ctx));
+}
+
+static bool primary_active(CUdevice device)
+{
+	unsigned int flags;
+	int active = 0;
+	return SOFTMIG_HAS(cuDevicePrimaryCtxGetState) &&
+	       DRIVER(cuDevicePrimaryCtxGetState)(device, &flags, &active) == CUDA_SUCCESS && active;
+}
+
+CUresult hook_cuDevicePrimaryCtxRetain(CUcontext *pctx, CUdevice dev)
+{
+	struct creation creation;
+	struct softmig_gpu *gpu = softmig_gpu_of_device(dev);
+	CUcontext none = NULL;
+
+	// Only the retain that activates it costs anything.
+	if (gpu == NULL || (atomic_load(&gpu->primary) != NULL && primary_active(dev)))
+		return DRIVER(cuDevicePrimaryCtxRetain)(pctx, dev);
+	CUresult result = begin(&creation, dev);
+	if (result != CUDA_SUCCESS)
+		return result;
+	result = DRIVER(cuDevicePrimaryCtxRetain)(pctx, dev);
+	if (result == CUDA_SUCCESS && !atomic_compare_exchange_strong(&gpu->primary, &none, *pctx)) {
+		// Another thread was faster: one context, charged once.
+		softmig_uncharge(gpu, SOFTMIG_LEDGER_OVERHEAD, creation.reserved_bytes);
+		softmig_gpu_leave(gpu);
+		return result;
+	}
+	if (!end(&creation, result, NULL)) {
+		hook_cuDevicePrimaryCtxRelease_v2(dev);
+		return CUDA_ERROR_OUT_OF_MEMORY;
+	}
+	return result;
+}
+
+// Released or reset: when it is no longer active, it and all that hung on it are gone. A reset leaves it inactive until used again.
+#define END_PRIMARY(device, call) \
+	do { \
+		struct softmig_gpu *gpu = softmig_gpu_of_device(device); \
+		if (gpu == NULL) \
+			return (call); \
+		softmig_gpu_enter(gpu); \
+		CUresult result = (call); \
+		CUcontext primary = NULL; \
+		if (result == CUDA_SUCCESS && !primary_active(device)) { \
+			primary = atomic_exchange(&gpu->primary, NULL); \
+			if (primary != NULL) \
+				gone(gpu, primary); \
+		} \
+		softmig_gpu_leave(gpu); \
+		if (primary != NULL) \
+			softmig_settle(gpu); \
+		return result; \
+	} while (0)
+
+CUresult hook_cuDevicePrimaryCtxRelease(CUdevice dev)
+{
+	END_PRIMARY(dev, DRIVER(cuDevicePrimaryCtxRelease)(dev));
+}
+
+CUresult hook_cuDevicePrimaryCtxRelease_v2(CUdevice dev)
+{
+	END_PRIMARY(dev, DRIVER(cuDevicePrimaryCtxRelease_v2)(dev));
+}
+
+CUresult hook_cuDevicePrimaryCtxReset(CUdevice dev)
+{
+	END_PRIMARY(dev, DRIVER(cuDevicePrimaryCtxReset)(dev));
+}
+
+CUresult hook_cuDevicePrimaryCtxReset_v2(CUdevice dev)
+{
+	END_PRIMARY(dev, DRIVER(cuDevicePrimaryCtxReset_v2)(dev));
+}

@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0
+// The slice's GPUs and what is charged to them: see gpu.h.
+#include "preload/gpu.h"
+
+#include <errno.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "preload/hook.h"
+#include "preload/mode.h"
+#include "preload/uuid.h"
+#include "slice/log.h"
+
+enum { MAX_DEVICES = 64, SETTLE_EVERY_NS = 500000000 };
+
+static struct softmig_gpu gpus[SOFTMIG_MAX_GPUS];
+// CUDA device number -> ledger index + 1; 0: not asked yet.
+static _Atomic int8_t index_of_device[MAX_DEVICES];
+
+static uint64_t coarse_now_ns(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+uint64_t softmig_gpu_limit_of(const uint8_t uuid[16], int number, int *entry)
+{
+	const struct softmig_limits *limits = softmig_limits_now();
+	bool by_uuid = false;
+
+	*entry = -1;
+	for (int i = 0; i < SOFTMIG_MAX_GPUS; i++) {
+		by_uuid |= limits->has_uuid[i];
+		if (limits->has_uuid[i] && memcmp(limits->uuid[i], uuid, 16) == 0)
+			*entry = i;
+	}
+	if (!by_uuid && number >= 0 && number < SOFTMIG_MAX_GPUS)
+		*entry = number;
+	if (*entry < 0)
+		return by_uuid ? 0 : UINT64_MAX;
+	return limits->memory_bytes[*entry] == 0 ? UINT64_MAX : limits->memory_bytes[*entry];
+}
+
+struct softmig_gpu *softmig_gpu_by_index(int ledger)
+{
+	return ledger >= 0 && ledger < SOFTMIG_MAX_GPUS ? &gpus[ledger] : NULL;
+}
+
+struct softmig_gpu *softmig_gpu_of_device(CUdevice device)
+{
+	CUuuid uuid;
+
+	if (device < 0 || device >= MAX_DEVICES)
+		return NULL;
+	int known = atomic_load_explicit(&index_of_device[device], memory_order_acquire);
+	if (known != 0)
+		return &gpus[known - 1];
+	// _v2 tells MIG instances apart; drivers before 11.4 have only the first.
+	CUresult (*get)(CUuuid *, CUdevice) = SOFTMIG_HAS(cuDeviceGetUuid_v2) ? DRIVER(cuDeviceGetUuid_v2) : DRIVER(cuDeviceGetUuid);
+	if (get == NULL || get(&uuid, device) != CUDA_SUCCESS)
+		return NULL;
+	int index = softmig_ledger_gpu(softmig_ledger_now(), (const uint8_t *)uuid.bytes);
+	if (index < 0) {
+		softmig_log(SOFTMIG_LOG_ERROR, "no room in the ledger for CUDA device %d", device);
+		return NULL;
+	}
+	struct softmig_gpu *gpu = &gpus[index];
+	gpu->ledger = index;
+	gpu->device = device;
+	memcpy(gpu->uuid, uuid.bytes, 16);
+	softmig_gpu_limit_of(gpu->uuid, device, &gpu->number);
+	atomic_store_explicit(&index_of_device[device], (int8_t)(index + 1), memory_order_release);
+	return gpu;
+}
+
+struct softmig_gpu *softmig_gpu_current(void)
+{
+	CUdevice device;
+	return DRIVER(cuCtxGetDevice)(&device) == CUDA_SUCCESS ? softmig_gpu_of_device(device) : NULL;
+}
+
+bool softmig_gpu_forbidden(const struct softmig_gpu *gpu)
+{
+	return gpu->number < 0;
+}
+
+uint64_t softmig_gpu_limit_bytes(const struct softmig_gpu *gpu)
+{
+	int entry;
+	return softmig_gpu_limit_of(gpu->uuid, gpu->device, &entry);
+}
+
+uint64_t softmig_gpu_used_bytes(const struct softmig_gpu *gpu)
+{
+	return softmig_ledger_used(softmig_ledger_now(), gpu->ledger);
+}
+
+void softmig_gpu_enter(struct softmig_gpu *gpu)
+{
+	atomic_fetch_add_explicit(&gpu->activity, 1, memory_order_acq_rel);
+}
+
+void softmig_gpu_leave(struct softmig_gpu *gpu)
+{
+	atomic_fetch_add_explicit(&gpu->activity, 0xffff, memory_order_acq_rel); // one fewer in flight, one more completed
+}
+
+static nvmlDevice_t nvml_device(struct softmig_gpu *gpu)
+{
+	nvmlDevice_t device = atomic_load_explicit(&gpu->nvml, memory_order_acquire);
+	char name[SOFTMIG_UUID_TEXT];
+
+	if (device != NULL)
+		return device;
+	if (!softmig_driver_load(SOFTMIG_LIBNVML) || !SOFTMIG_HAS(nvmlInit_v2) || !SOFTMIG_HAS(nvmlDeviceGetHandleByUUID))
+		return NULL;
+	if (DRIVER(nvmlInit_v2)() != NVML_SUCCESS)
+		return NULL;
+	softmig_uuid_text(gpu->uuid, "GPU-", name);
+	if (DRIVER(nvmlDeviceGetHandleByUUID)(name, &device) != NVML_SUCCESS) {
+		softmig_uuid_text(gpu->uuid, "MIG-", name);
+		if (DRIVER(nvmlDeviceGetHandleByUUID)(name, &device) != NVML_SUCCESS)
+			return NULL;
+	}
+	atomic_store_explicit(&gpu->nvml, device, memory_order_release);
+	return device;
+}
+
+bool softmig_gpu_nvml_bytes(struct softmig_gpu *gpu, uint64_t *bytes)
+{
+	nvmlProcessInfo_t processes[128];
+	unsigned int count = sizeof(processes) / sizeof(processes[0]);
+	nvmlDevice_t device = nvml_device(gpu);
+	unsigned int self = (unsigned int)getpid();
+
+	nvmlReturn_t (*list)(nvmlDevice_t, unsigned int *, nvmlProcessInfo_t *) =
+		SOFTMIG_HAS(nvmlDeviceGetComputeRunningProcesses_v3) ? DRIVER(nvmlDeviceGetComputeRunningProcesses_v3) :
+		DRIVER(nvmlDeviceGetComputeRunningProcesses_v2);
+	if (device == NULL || list == NULL)
+		return false;
+	if (list(device, &count, processes) != NVML_SUCCESS)
+		return false;
+	for (unsigned int i = 0; i < count; i++) {
+		if (processes[i].pid == self && processes[i].usedGpuMemory != UINT64_MAX) {
+			*bytes = processes[i].usedGpuMemory;
+			return true;
+		}
+	}
+	return false;
+}
+
+static uint64_t own_tracked(const struct softmig_gpu *gpu)
+{
+	struct softmig_ledger_slot *slot = softmig_ledger_self(softmig_ledger_now());
+	return slot == NULL ? 0 : atomic_load_explicit(&slot->use[gpu->ledger].tracked_bytes, memory_order_acquire);
+}
+
+static uint64_t own_overhead(const struct softmig_gpu *gpu)
+{
+	struct softmig_ledger_slot *slot = softmig_ledger_self(softmig_ledger_now());
+	return slot == NULL ? 0 : atomic_load_explicit(&slot->use[gpu->ledger].overhead_bytes, memory_order_acquire);
+}
+
+// own: calls of this thread that are counted as in flight.
+static uint64_t settle(struct softmig_gpu *gpu, uint64_t own)
+{
+	uint64_t bytes = 0, before = 0, after = 0, tracked = 0;
+	int kept = errno;
+	bool known = false, quiet = false;
+
+	// A call in flight is charged before it is made and given back after: tracked may be ahead of the driver, never behind.
+	// With the larger of two readings the difference can only be too small; so it may raise the overhead at any time, and
+	// lower it when nothing moved meanwhile.
+	for (int attempt = 0; attempt < 3 && !quiet; attempt++) {
+		before = atomic_load_explicit(&gpu->activity, memory_order_acquire);
+		tracked = own_tracked(gpu);
+		known = softmig_gpu_nvml_bytes(gpu, &bytes);
+		uint64_t again = own_tracked(gpu);
+		tracked = again > tracked ? again : tracked;
+		after = atomic_load_explicit(&gpu->activity, memory_order_acquire);
+		quiet = before == after && (before & 0xffff) == own;
+		if (!known)
+			break;
+	}
+	errno = kept;
+	if (!known) {
+		// No context: nothing is held. A context that NVML does not see: its measured cost stays charged.
+		if (atomic_load_explicit(&gpu->contexts, memory_order_acquire) != 0)
+			atomic_store_explicit(&gpu->nvml_blind, true, memory_order_relaxed);
+		else if (quiet)
+			softmig_ledger_set_overhead(softmig_ledger_now(), gpu->ledger, 0);
+		return 0;
+	}
+	atomic_store_explicit(&gpu->nvml_blind, false, memory_order_relaxed);
+	uint64_t unseen = atomic_load_explicit(&gpu->unseen_bytes, memory_order_acquire);
+	tracked = tracked > unseen ? tracked - unseen : 0;
+	uint64_t overhead = bytes > tracked ? bytes - tracked : 0;
+	if (quiet || overhead > own_overhead(gpu))
+		softmig_ledger_set_overhead(softmig_ledger_now(), gpu->ledger, overhead);
+	return bytes;
+}
+
+uint64_t softmig_settle(struct softmig_gpu *gpu)
+{
+	return settle(gpu, 0);
+}
+
+void softmig_settle_if_due(struct softmig_gpu *gpu)
+{
+	uint64_t now = coarse_now_ns(), due = atomic_load_explicit(&gpu->settle_due_ns, memory_order_relaxed);
+
+	if (now >= due && atomic_compare_exchange_strong_explicit(&gpu->settle_due_ns, &due, now + SETTLE_EVERY_NS,
+	                                                          memory_order_relaxed, memory_order_relaxed))
+		softmig_settle(gpu);
+}
+
+bool softmig_charge(struct softmig_gpu *gpu, enum softmig_ledger_kind kind, uint64_t bytes, const char *what)
+{
+	struct softmig_ledger *ledger = softmig_ledger_now();
+	uint64_t limit = softmig_gpu_limit_bytes(gpu);
+
+	// The ledger's "no limit" is 0; a forbidden GPU has a limit of nothing at all.
+	if (limit == 0)
+		return false;
+	uint64_t ledger_limit = limit == UINT64_MAX ? 0 : limit;
+	if (softmig_ledger_reserve(ledger, gpu->ledger, kind, bytes, ledger_limit))
+		return true;
+	softmig_pools_trim(gpu);
+	settle(gpu, 1);
+	if (softmig_ledger_reserve(ledger, gpu->ledger, kind, bytes, ledger_limit))
+		return true;
+	softmig_log(SOFTMIG_LOG_WARN, "refused: %s of %llu bytes on GPU %d; the slice has %llu, used %llu", what,
+	            (unsigned long long)bytes, gpu->number, (unsigned long long)limit,
+	            (unsigned long long)softmig_gpu_used_bytes(gpu));
+	return false;
+}
+
+void softmig_uncharge(struct softmig_gpu *gpu, enum softmig_ledger_kind kind, uint64_t bytes)
+{
+	softmig_ledger_release(softmig_ledger_now(), gpu->ledger, kind, bytes);
+}
+
+void softmig_uncharge_entry(const struct softmig_track_entry *entry)
+{
+	struct softmig_gpu *gpu = softmig_gpu_by_index(entry->gpu);
+
+	if (entry->unseen)
+		atomic_fetch_sub(&gpu->unseen_bytes, entry->bytes);
+	softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, entry->bytes);
+}

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+// The slice's GPUs as this process sees them, and what is charged to them. Owns: the map from CUDA device to ledger entry and
+// NVML device (by UUID, never by number), reserving and giving back, and the overhead that only NVML knows.
+// A hook's three moves with it: softmig_charge (ask), the driver's function (call), softmig_uncharge on failure (tell).
+#ifndef SOFTMIG_PRELOAD_GPU_H
+#define SOFTMIG_PRELOAD_GPU_H
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "preload/abi/cuda_types.h"
+#include "preload/abi/nvml_types.h"
+#include "preload/track.h"
+#include "slice/ledger.h"
+
+// The driver takes device memory from the GPU in pieces of this size (docs/driver-facts.md).
+#define SOFTMIG_GRANULE_BYTES (2ull << 20)
+// Requests up to this size are sub-allocated from blocks of one granule.
+#define SOFTMIG_SMALL_BYTES (1ull << 20)
+
+struct softmig_gpu {
+	int ledger;                       // index in the ledger, and here
+	CUdevice device;
+	uint8_t uuid[16];
+	int number;                       // entry of the limits, -1: this GPU is not part of the slice
+	_Atomic(nvmlDevice_t) nvml;       // NULL: not asked yet, or not to be had
+	_Atomic uint64_t settle_due_ns;
+	_Atomic uint64_t activity;        // low 16 bits: calls in flight; above: calls completed
+	_Atomic uint32_t contexts;        // alive in this process
+	_Atomic(CUcontext) primary;       // while it is active
+	_Atomic uint64_t unseen_bytes;    // tracked, but not in NVML's figure: managed memory
+	_Atomic bool nvml_blind;          // NVML does not know this process although it has a context
+};
+
+// Size as the driver takes it: whole granules.
+static inline uint64_t softmig_granules(uint64_t bytes)
+{
+	uint64_t rounded = (bytes + SOFTMIG_GRANULE_BYTES - 1) & ~(SOFTMIG_GRANULE_BYTES - 1);
+	return rounded < bytes ? UINT64_MAX & ~(SOFTMIG_GRANULE_BYTES - 1) : rounded; // an overflow can never be granted
+}
+
+// The GPU of a CUDA device number; of the current context; by the ledger's index. NULL: none, and nothing is to be charged
+// (the driver will say what is wrong).
+struct softmig_gpu *softmig_gpu_of_device(CUdevice device);
+struct softmig_gpu *softmig_gpu_current(void);
+struct softmig_gpu *softmig_gpu_by_index(int ledger);
+// Is it forbidden to the slice (root's file lists GPUs, and this is none of them)?
+bool softmig_gpu_forbidden(const struct softmig_gpu *gpu);
+// The memory limit in force, UINT64_MAX: none.
+uint64_t softmig_gpu_limit_bytes(const struct softmig_gpu *gpu);
+// The same for a UUID and the number that CUDA would give it (-1: unknown), without a CUDA device; *entry: which entry of the limits.
+uint64_t softmig_gpu_limit_of(const uint8_t uuid[16], int number, int *entry);
+// All the job's bytes on it.
+uint64_t softmig_gpu_used_bytes(const struct softmig_gpu *gpu);
+
+// Around every hook that changes what this process holds, from before its charge to after its last word to the ledger, so
+// that settling knows when its two figures belong together.
+void softmig_gpu_enter(struct softmig_gpu *gpu);
+void softmig_gpu_leave(struct softmig_gpu *gpu);
+
+// Reserves; between enter and leave. False: refused for good, after settling, reclaiming the dead and trimming idle pools; logged. what: for the log.
+bool softmig_charge(struct softmig_gpu *gpu, enum softmig_ledger_kind kind, uint64_t bytes, const char *what);
+void softmig_uncharge(struct softmig_gpu *gpu, enum softmig_ledger_kind kind, uint64_t bytes);
+// The same for what a track entry was charged, once it is out of the table and gone from the driver.
+void softmig_uncharge_entry(const struct softmig_track_entry *entry);
+// Makes this process's overhead on the GPU what NVML says less what is tracked. Raising is always right; lowering waits for a
+// moment without calls in flight (so call it outside enter and leave). Returns NVML's bytes for this process, 0: unknown.
+uint64_t softmig_settle(struct softmig_gpu *gpu);
+// The same, but at most twice a second; for hooks that allocate.
+void softmig_settle_if_due(struct softmig_gpu *gpu);
+// NVML's bytes for this process on the GPU. False: NVML cannot tell.
+bool softmig_gpu_nvml_bytes(struct softmig_gpu *gpu, uint64_t *bytes);
+// Gives idle pool memory of this process on the GPU back to the driver. (cuda_pool.c)
+void softmig_pools_trim(struct softmig_gpu *gpu);
+#endif

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+// What this process holds: which pointer, handle or array was charged how much, to which GPU, in which context. Owns: one
+// hash table in anonymous memory. Must never: use the heap, hold its lock across a driver call, be in doubt after a fork
+// (a forked child has no driver state and starts with an empty table).
+#ifndef SOFTMIG_PRELOAD_TRACK_H
+#define SOFTMIG_PRELOAD_TRACK_H
+#include <stdbool.h>
+#include <stdint.h>
+
+enum softmig_track_kind {
+	SOFTMIG_TRACK_FREE, // an empty place in the table
+	SOFTMIG_TRACK_GONE,
+	SOFTMIG_TRACK_POINTER, // key: device pointer; bytes 0: it lies in a block
+	SOFTMIG_TRACK_BLOCK,   // key: device pointer >> 21; count: how many small allocations lie in it
+	SOFTMIG_TRACK_ARRAY,   // key: handle; bytes 0: it lies in blocks that only NVML knows
+	SOFTMIG_TRACK_MIPMAP,
+	SOFTMIG_TRACK_POOL,
+	SOFTMIG_TRACK_HANDLE,  // key: CUmemGenericAllocationHandle
+	SOFTMIG_TRACK_MAPPING, // key: mapped address
+	SOFTMIG_TRACK_CONTEXT, // key: CUcontext
+	SOFTMIG_TRACK_GRAPH,
+	SOFTMIG_TRACK_OTHER,
+};
+
+struct softmig_track_entry {
+	uint64_t key;
+	uint64_t bytes;   // charged for it
+	uint64_t context; // CUcontext that its life hangs on, 0: none
+	uint64_t more;    // the kind's own
+	uint32_t count;   // the kind's own
+	uint8_t kind;     // enum softmig_track_kind
+	uint8_t gpu;      // ledger's index
+	bool unseen;      // NVML does not count these bytes (managed memory)
+};
+
+// Adds, or replaces an entry of the same kind and key. False: no memory for the table.
+bool softmig_track_add(const struct softmig_track_entry *entry);
+// Copies an entry out. False: not there.
+bool softmig_track_find(enum softmig_track_kind kind, uint64_t key, struct softmig_track_entry *entry);
+// Takes an entry out. False: not there (then *entry is untouched).
+bool softmig_track_remove(enum softmig_track_kind kind, uint64_t key, struct softmig_track_entry *entry);
+// Adds change to an entry's count, adding the entry if it is new and removing it when the count comes to 0, in one step.
+// template: the entry as it would be added. Returns the new count, -1: no memory.
+int64_t softmig_track_count(const struct softmig_track_entry *template, int change);
+// Takes out an entry that hangs on context (any kind), one a call. False: none left.
+bool softmig_track_remove_any(uint64_t context, struct softmig_track_entry *entry);
+// The i-th entry of a kind, in no order; for walking while others may come and go. False: no more. *cursor starts at 0.
+bool softmig_track_next(enum softmig_track_kind kind, uint64_t *cursor, struct softmig_track_entry *entry);
+#endif
