@@ -62,7 +62,7 @@ static inline uint32_t viewer_ns_mark(const struct viewer *viewer)
 
 // Lies in an anonymous page of its own, all zero at the start and, by MADV_WIPEONFORK, in every child.
 struct softmig_ledger_mine {
-	_Atomic uint64_t slot;      // pid << 32 | index + 1; 0: none
+	_Atomic uint64_t slot;      // pid << 32 | generation << 16 | index + 1; 0: none
 	_Atomic uint64_t identity;  // OWNER_IDENTITY of our slot's owner word
 	_Atomic uint64_t standing;  // pid, while one of our threads stands in a contention
 	_Atomic uint64_t looked_ns; // when softmig_ledger_used last looked for the dead

@@ -222,39 +222,41 @@ static int claim_any(struct softmig_ledger *ledger, const struct viewer *viewer)
 	return -1;
 }
 
-// Which slot is ours by the private page; -1: none.
-static int own_index(const struct softmig_ledger *ledger)
+// Is a word of the private page, if any, that of a slot which is still ours? -1: no.
+static int index_of(const struct softmig_ledger *ledger, uint64_t word)
 {
-	uint64_t word = atomic_load_explicit(&ledger->mine->slot, memory_order_acquire);
 	if (word == 0 || (UNLIKELY(!ledger->wipes) && (pid_t)(word >> 32) != softmig_sys_getpid()))
 		return -1;
 	// Another process may have taken us for dead (or scribbled): then the figures are gone, and the slot may be another's.
-	uint64_t owner = atomic_load_explicit(&ledger->file->slot[(uint32_t)word - 1].owner, memory_order_relaxed);
+	uint32_t index = ((uint32_t)word & 0xffff) - 1;
+	uint64_t owner = atomic_load_explicit(&ledger->file->slot[index].owner, memory_order_relaxed);
 	if (UNLIKELY(OWNER_IDENTITY(owner) != atomic_load_explicit(&ledger->mine->identity, memory_order_relaxed)))
 		return -1;
-	return (int)((uint32_t)word - 1);
+	return (int)index;
 }
 
-static __attribute__((noinline)) struct softmig_ledger_slot *claim(struct softmig_ledger *ledger)
+// judged: what the private page said, and was found not to do.
+static __attribute__((noinline)) struct softmig_ledger_slot *claim(struct softmig_ledger *ledger, uint64_t judged)
 {
 	struct softmig_ledger_file *file = ledger->file;
 	struct softmig_ledger_mine *mine = ledger->mine;
 	struct viewer viewer;
 	softmig_ledger_viewer(&viewer);
-	uint64_t before = atomic_load(&mine->slot);
 	discard_former_self(file, &viewer);
 	int index = claim_any(ledger, &viewer);
 	if (index < 0)
 		return NULL;
+	uint64_t owner = atomic_load(&file->slot[index].owner);
 	// The same value from every thread; published by the exchange below (release).
 	atomic_store_explicit(&mine->identity, owner_word(OWNER_OWNED, 0, viewer.pid, viewer.start), memory_order_relaxed);
 	STEP();
-	if (!atomic_compare_exchange_strong(&mine->slot, &before, (uint64_t)viewer.pid << 32 | (uint32_t)(index + 1))) {
+	// With the slot's generation, so that a slot lost and claimed anew has another word.
+	uint64_t word = (uint64_t)viewer.pid << 32 | OWNER_GENERATION(owner) >> 54 << 16 | (uint32_t)(index + 1);
+	if (!atomic_compare_exchange_strong(&mine->slot, &judged, word)) {
 		// Another thread was faster: its slot is the process's, ours is still empty.
-		uint64_t word = atomic_load(&file->slot[index].owner);
-		if (OWNER_IDENTITY(word) == atomic_load(&mine->identity))
-			discard(&file->slot[index], &viewer, word);
-		index = own_index(ledger);
+		if (OWNER_IDENTITY(owner) == atomic_load(&mine->identity))
+			discard(&file->slot[index], &viewer, owner);
+		index = index_of(ledger, judged);
 	}
 	return index < 0 ? NULL : &file->slot[index];
 }
@@ -263,18 +265,19 @@ struct softmig_ledger_slot *softmig_ledger_self(struct softmig_ledger *ledger)
 {
 	if (UNLIKELY(ledger->file == NULL))
 		return NULL;
-	int index = own_index(ledger);
+	uint64_t word = atomic_load_explicit(&ledger->mine->slot, memory_order_acquire);
+	int index = index_of(ledger, word);
 	if (LIKELY(index >= 0))
 		return &ledger->file->slot[index];
 	int saved_errno = errno;
-	struct softmig_ledger_slot *slot = claim(ledger);
+	struct softmig_ledger_slot *slot = claim(ledger, word);
 	errno = saved_errno;
 	return slot;
 }
 
 void softmig_ledger_leave(const struct softmig_ledger *ledger)
 {
-	int index = own_index(ledger);
+	int index = index_of(ledger, atomic_load(&ledger->mine->slot));
 	if (index < 0)
 		return;
 	struct viewer viewer;
