@@ -26,8 +26,8 @@ DIFFERS = [
     (r"typedef struct nvmlProcessInfo_v2_st nvmlProcessInfo_t|nvmlDeviceGet(Compute|Graphics|MPSCompute)RunningProcesses_v3", 12020,
      "a struct of its own, of the same size"),
     (r"sizeof\(CUDA_KERNEL_NODE_PARAMS\)", 12000, "the name without a version meant version 1"),
-    (r"CU_CTX_FLAGS_MASK", 12010, "a mask of all flags grows with them"),
-    (r"CU_DEVICE_ATTRIBUTE_CAN_USE_(64_BIT_STREAM_MEM_OPS|STREAM_WAIT_VALUE_NOR)", 12000, "renumbered with version 2 of these calls"),
+    (r".*\bCU_CTX_FLAGS_MASK\b", 12010, "a mask of all flags grows with them"),
+    (r".*\bCU_DEVICE_ATTRIBUTE_CAN_USE_(64_BIT_STREAM_MEM_OPS|STREAM_WAIT_VALUE_NOR)\b", 12000, "renumbered with version 2 of these calls"),
 ]
 TOKEN = re.compile(r"[A-Za-z_]\w*|\d\w*|\"[^\"]*\"|\.\.\.|<<|>>|##|[^\s]")
 
@@ -167,10 +167,9 @@ def facts(ours, folder, types):
         for path in members:
             wanted.append((f"__builtin_offsetof({name}, {path})", (name, path)))
             wanted.append((f"sizeof((({name} *)0)->{path})", (name, path)))
-    wanted += [(name, name) for name in ours.enumerators]
+    wanted += [(f"(long long)({name})", name) for name in ours.enumerators]
     macros = re.findall(r"^#define (\w+) (?!\\)", types.read_text(), re.M)
-    # Handles that are pointers: this conditional lets clang, too, take them for constants.
-    wanted += [(f"(__builtin_constant_p(1) ? (long long)({name}) : 0)", name) for name in macros]
+    wanted += [(f"(long long)({name})", name) for name in macros]
     source = f'#include "{types}"\n#include <stdio.h>\nint main(void)\n{{\n'
     source += "".join(f'\tprintf("%lld\\n", (long long)({expression}));\n' for expression, _ in wanted) + "}\n"
     program = folder / f"{types.stem}_facts"

@@ -95,7 +95,7 @@ def download(library, package, version, cache):
     done = folder / "done"
     if not done.exists():
         wheels = folder / "wheel"
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--retries", "2", "--timeout", "20",
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
                    "--only-binary", ":all:", "--dest", str(wheels), f"{package}=={version}"]
         if subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode != 0:
             return None
