@@ -38,6 +38,9 @@ typedef struct nvmlProcessInfo_v1_st {
 	unsigned long long usedGpuMemory;
 } nvmlProcessInfo_v1_t;
 
+// Records of the _v2 and _v3 process lists. Drivers 535.43 to 535.86 wrote longer ones in _v3 without telling (CUDA 12.2's first
+// nvml.h: the members of nvmlProcessDetail_v1_t), so whoever reads for himself asks _v2, and whoever edits a _v3 list finds its
+// stride first.
 typedef struct nvmlProcessInfo_v2_st {
 	unsigned int pid;
 	unsigned long long usedGpuMemory;
