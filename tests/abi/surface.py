@@ -46,8 +46,7 @@ class Surface:
         self.tables = {stem: read_table(folder / f"{stem}.tsv") for stem in LIBRARIES}
         self.newer = read_table(folder / "newer.tsv")
         self.exports = {stem: (folder / f"driver-580/{stem}.exports").read_text().split() for stem in LIBRARIES}
-        hooks = source / "src/preload/hooks.def"
-        self.hooks, self.calls = read_hooks(hooks) if hooks.exists() else ({line.name: "SLICE" for line in self.lines() if line.handling == "hooked"}, set())
+        self.hooks, self.calls = read_hooks(source / "src/preload/hooks.def")
         self.prototypes = set()
         for name in ("cuda_functions.h", "nvml_functions.h"):
             self.prototypes |= set(re.findall(r"\b((?:cu|nvml)\w+)\(", (source / "src/preload/abi" / name).read_text()))
