@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shared objects of this process: see elf.h. dl_iterate_phdr is the loader's own list, in libc since 2.2.4.
+// Shared objects of this process: see elf.h. dl_iterate_phdr is the loader's own list, in libc since 2.2.4; it is called by
+// libc's own address, because sanitizers put theirs in front and ask dlsym for libc's while theirs cannot run yet.
 #include "preload/elf.h"
 
+#include <stdatomic.h>
 #include <string.h>
+#include <sys/auxv.h>
 
 struct search {
 	const char *soname;
@@ -16,10 +19,33 @@ static uintptr_t absolute(uintptr_t base, uintptr_t pointer)
 	return pointer < base ? base + pointer : pointer;
 }
 
+static bool describe_dynamic(uintptr_t base, const ElfW(Dyn) *dynamic, struct softmig_elf *elf)
+{
+	uintptr_t soname = 0;
+
+	*elf = (struct softmig_elf){.base = base};
+	for (; dynamic->d_tag != DT_NULL; dynamic++) {
+		uintptr_t pointer = absolute(base, dynamic->d_un.d_ptr);
+		switch (dynamic->d_tag) {
+		case DT_STRTAB: elf->strings = (const char *)pointer; break;
+		case DT_SYMTAB: elf->symbols = (const ElfW(Sym) *)pointer; break;
+		case DT_GNU_HASH: elf->gnu_hash = (const uint32_t *)pointer; break;
+		case DT_HASH: elf->hash = (const uint32_t *)pointer; break;
+		case DT_SONAME: soname = dynamic->d_un.d_val; break;
+		default: break;
+		}
+	}
+	if (elf->strings == NULL || elf->symbols == NULL)
+		return false;
+	if (soname != 0)
+		elf->soname = elf->strings + soname;
+	return true;
+}
+
 static bool describe(const struct dl_phdr_info *info, struct softmig_elf *elf)
 {
 	const ElfW(Dyn) *dynamic = NULL;
-	uintptr_t start = UINTPTR_MAX, end = 0, soname = 0;
+	uintptr_t start = UINTPTR_MAX, end = 0;
 
 	for (int i = 0; i < info->dlpi_phnum; i++) {
 		const ElfW(Phdr) *header = &info->dlpi_phdr[i];
@@ -34,22 +60,10 @@ static bool describe(const struct dl_phdr_info *info, struct softmig_elf *elf)
 	}
 	if (dynamic == NULL)
 		return false;
-	*elf = (struct softmig_elf){.base = info->dlpi_addr, .start = start, .end = end};
-	for (; dynamic->d_tag != DT_NULL; dynamic++) {
-		uintptr_t pointer = absolute(info->dlpi_addr, dynamic->d_un.d_ptr);
-		switch (dynamic->d_tag) {
-		case DT_STRTAB: elf->strings = (const char *)pointer; break;
-		case DT_SYMTAB: elf->symbols = (const ElfW(Sym) *)pointer; break;
-		case DT_GNU_HASH: elf->gnu_hash = (const uint32_t *)pointer; break;
-		case DT_HASH: elf->hash = (const uint32_t *)pointer; break;
-		case DT_SONAME: soname = dynamic->d_un.d_val; break;
-		default: break;
-		}
-	}
-	if (elf->strings == NULL || elf->symbols == NULL)
+	if (!describe_dynamic(info->dlpi_addr, dynamic, elf))
 		return false;
-	if (soname != 0)
-		elf->soname = elf->strings + soname;
+	elf->start = start;
+	elf->end = end;
 	return true;
 }
 
@@ -71,16 +85,60 @@ static int visit(struct dl_phdr_info *info, size_t size, void *data)
 	       strcmp(search->elf->soname, search->soname) == 0;
 }
 
+typedef int iterate_function(int (*)(struct dl_phdr_info *, size_t, void *), void *);
+
+// libc's own dl_iterate_phdr, found in the list that the loader keeps for debuggers (libc stands near its head and is
+// never unloaded, so the list needs no lock as far as that). NULL: a program without DT_DEBUG.
+static iterate_function *find_iterate(void)
+{
+	const ElfW(Phdr) *header = (const ElfW(Phdr) *)getauxval(AT_PHDR); // NOLINT(performance-no-int-to-ptr)
+	unsigned long count = getauxval(AT_PHNUM);
+	const ElfW(Dyn) *dynamic = NULL;
+	uintptr_t base = 0;
+
+	for (unsigned long i = 0; header != NULL && i < count; i++)
+		if (header[i].p_type == PT_PHDR)
+			base = (uintptr_t)header - header[i].p_vaddr;
+	for (unsigned long i = 0; header != NULL && i < count; i++)
+		if (header[i].p_type == PT_DYNAMIC)
+			dynamic = (const ElfW(Dyn) *)(base + header[i].p_vaddr);
+	const struct r_debug *debug = NULL;
+	for (; dynamic != NULL && dynamic->d_tag != DT_NULL; dynamic++)
+		if (dynamic->d_tag == DT_DEBUG)
+			debug = (const struct r_debug *)dynamic->d_un.d_ptr;
+	for (const struct link_map *map = debug != NULL ? debug->r_map : NULL; map != NULL; map = map->l_next) {
+		struct softmig_elf elf;
+		if (map->l_ld != NULL && describe_dynamic(map->l_addr, map->l_ld, &elf) && elf.soname != NULL &&
+		    strcmp(elf.soname, "libc.so.6") == 0)
+			return (iterate_function *)softmig_elf_symbol(&elf, "dl_iterate_phdr");
+	}
+	return NULL;
+}
+
+static bool iterate(struct search *search)
+{
+	static _Atomic(iterate_function *) kept;
+	iterate_function *function = atomic_load_explicit(&kept, memory_order_acquire);
+
+	if (function == NULL) {
+		function = find_iterate();
+		if (function == NULL)
+			function = dl_iterate_phdr;
+		atomic_store_explicit(&kept, function, memory_order_release);
+	}
+	return function(visit, search) == 1;
+}
+
 bool softmig_elf_by_soname(const char *soname, struct softmig_elf *elf)
 {
 	struct search search = {.soname = soname, .elf = elf};
-	return dl_iterate_phdr(visit, &search) == 1;
+	return iterate(&search);
 }
 
 bool softmig_elf_by_address(const void *address, struct softmig_elf *elf)
 {
 	struct search search = {.address = (uintptr_t)address, .elf = elf};
-	return dl_iterate_phdr(visit, &search) == 1;
+	return iterate(&search);
 }
 
 static void *defined(const struct softmig_elf *elf, uint32_t index, const char *name)
