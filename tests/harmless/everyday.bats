@@ -1,0 +1,144 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck disable=SC2016,SC2154,SC2314 # the single-quoted scripts are for the shell under test
+# Programs of every day behave with the library in /etc/ld.so.preload as they do without it.
+load lib
+
+@test "the library is in every process with the entry, and in none without" {
+  run "$PROGRAMS/probe" loaded
+  [ "$status" -eq 1 ]
+  enable_library
+  run "$PROGRAMS/probe" loaded
+  [ "$status" -eq 0 ]
+}
+
+@test "a process finds itself the same: descriptors, threads, signals, umask, limits, errno, variables" {
+  same "$PROGRAMS/probe" 7
+  grep -q '^Threads:.*1$' "$BATS_TEST_TMPDIR/on.out"
+  same "umask 027; trap '' USR1 HUP; exec 5</etc/passwd; exec $PROGRAMS/probe" 7
+  grep -q 'signal 10: ignored' "$BATS_TEST_TMPDIR/on.out"
+  grep -q 'Umask:.*0027' "$BATS_TEST_TMPDIR/on.out"
+}
+
+@test "bash: pipes, job control, traps, arrays, here-documents" {
+  same 'set -e; a=(3 1 2); printf "%s\n" "${a[@]}" | sort | tr "\n" " "; (sleep 0.05; exit 3) & wait $! || echo "child $?"
+        trap "echo trapped" USR1; kill -USR1 $$; cat <<<"here"; diff <(seq 3) <(seq 4) || true; exit 9' 9
+}
+
+@test "coreutils, findutils, grep, sed, awk, tar, gzip" {
+  same 'set -e; d=$(mktemp -d); cd $d; seq 1000 | shuf --random-source=/etc/passwd >a; sort -n a | md5sum; ls -1 /etc/ssl | wc -l
+        cp a b; ln -s a c; stat -c "%a %F" a c; tar cf - a b c | tar tf -; gzip -n <a | gunzip | cmp - a; dd if=/dev/zero bs=1k count=9 status=none | sha256sum
+        awk "{s+=\$1} END {print s}" a; sed -n 5p a; find . -type f | sort; du --apparent-size -b a; id; env -i /usr/bin/env; timeout 0.1 sleep 5 || echo $?; nproc; rm -r $d; ls /does-not-exist' 2
+}
+
+@test "python: threads, subprocesses, ctypes, json" {
+  needs python3
+  same 'python3 -c "
+import ctypes, json, subprocess, sys, threading, os, errno
+out = []
+ts = [threading.Thread(target=lambda i=i: out.append(i)) for i in range(8)]
+[t.start() for t in ts]; [t.join() for t in ts]
+print(sorted(out), threading.active_count(), len(os.listdir(\"/proc/self/fd\")))
+libc = ctypes.CDLL(None, use_errno=True)
+print(libc.close(-1), errno.errorcode[ctypes.get_errno()], ctypes.CDLL(\"libm.so.6\").abs(-4))
+print(subprocess.run([\"sh\", \"-c\", \"echo child; exit 4\"], capture_output=True))
+try: ctypes.CDLL(None).cuda_function_of_nobody
+except AttributeError as e: print(str(e))
+print(json.dumps({\"k\": [1, 2.5]})); sys.exit(3)"' 3
+}
+
+@test "perl, java, node" {
+  local ran=
+  if command -v perl >/dev/null; then
+    same 'perl -e "fork or exit 3; wait; print \$? >> 8, \"\n\"; print join(\",\", sort { \$a <=> \$b } (3, 20, 1)), \"\n\"; exit 5"' 5
+    ran=1
+  fi
+  if command -v node >/dev/null; then
+    same "node -e \"const w = require('worker_threads'); console.log(process.argv.length, require('child_process').execSync('echo child').toString()); process.exitCode = 6\"" 6
+    ran=1
+  fi
+  if command -v java >/dev/null; then
+    echo 'class Hello { public static void main(String[] a) throws Exception { Thread t = new Thread(() -> System.out.println("thread")); t.start(); t.join(); System.exit(8); } }' >Hello.java
+    if command -v javac >/dev/null && javac -d . Hello.java; then
+      same "java -Xshare:auto -cp $PWD Hello" 8
+    else
+      same 'java -version'
+    fi
+    ran=1
+  fi
+  [ -n "$ran" ] || skip "none of perl, node and java is installed here"
+}
+
+@test "git: a repository, commits, a clone" {
+  needs git
+  same 'set -e; d=$(mktemp -d); cd $d; export GIT_AUTHOR_DATE="2026-01-01T00:00:00Z" GIT_COMMITTER_DATE="2026-01-01T00:00:00Z" GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@b GIT_COMMITTER_NAME=a GIT_COMMITTER_EMAIL=a@b
+        git init -q -b main r; cd r; seq 100 >f; git add f; git commit -qm one; seq 200 >f; git commit -qam two; git log --stat --format=%H; cd ..; git clone -q r c; git -C c diff HEAD~1 | md5sum; rm -r $d'
+}
+
+@test "a compiler and what it builds" {
+  needs gcc
+  same 'set -e; d=$(mktemp -d); cd $d; printf "#include <stdio.h>\nint main(void){return puts(\"built\") < 0;}\n" >a.c; gcc -O2 a.c -o a; ./a; rm -r $d'
+}
+
+@test "rsync" {
+  needs rsync
+  same 'set -e; d=$(mktemp -d); cd $d; mkdir a; seq 100 >a/f; ln -s f a/l; rsync -a --out-format="%n" a/ b/; rsync -a --out-format="%n" a/ b/; diff -r a b; rm -r $d'
+}
+
+@test "ssh: a login on the loopback, its output and exit status" {
+  needs ssh sshd ssh-keygen
+  mkdir -p keys
+  [ -e keys/host ] || ssh-keygen -q -t ed25519 -N '' -f keys/host
+  [ -e keys/user ] || ssh-keygen -q -t ed25519 -N '' -f keys/user
+  cp keys/user.pub keys/authorized
+  chmod 600 keys/authorized
+  printf '%s\n' 'Port 2297' 'ListenAddress 127.0.0.1' "HostKey $PWD/keys/host" "AuthorizedKeysFile $PWD/keys/authorized" 'StrictModes no' 'UsePAM yes' \
+    'PermitRootLogin yes' 'PasswordAuthentication no' "PidFile none" 'LogLevel ERROR' >keys/sshd_config
+  printf 'Host here\n HostName 127.0.0.1\n Port 2297\n User root\n IdentityFile %s\n IdentitiesOnly yes\n StrictHostKeyChecking no\n UserKnownHostsFile /dev/null\n LogLevel ERROR\n' "$PWD/keys/user" >keys/ssh_config
+  # each login starts its own daemon, in the same world, for one connection
+  same "/usr/sbin/sshd -D -f $PWD/keys/sshd_config & server=\$!; for try in 1 2 3 4 5 6 7 8 9 10; do sleep 0.1; ssh -F $PWD/keys/ssh_config here 'echo logged in; id -un; $PROGRAMS/probe | grep -E \"descriptor|signal|Umask|Threads\"; exit 5' && break; s=\$?; [ \$s = 255 ] || break; done; kill \$server; exit \$s" 5
+  grep -q 'logged in' "$BATS_TEST_TMPDIR/on.out"
+}
+
+@test "sudo and su" {
+  needs sudo su
+  echo 'nobody ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/harmless
+  chmod 440 /etc/sudoers.d/harmless
+  same 'su -s /bin/sh nobody -c "id -un; exit 4"' 4
+  same 'su -s /bin/sh nobody -c "sudo -n id -u; sudo -n sh -c \"exit 6\""' 6
+  same 'sudo -n -u nobody id -un'
+}
+
+@test "cron runs a job" {
+  needs cron
+  same 'rm -f /run/crond.reboot /run/crond.pid /mnt/tmp/ran; echo "@reboot root (id -un; umask; '"$PROGRAMS"'/probe | grep -E \"descriptor|signal|Threads\") >/mnt/tmp/ran 2>&1" >/etc/cron.d/harmless
+        cron -f & daemon=$!; for try in $(seq 50); do sleep 0.1; grep -qs Threads /mnt/tmp/ran && break; done; kill $daemon; rm /etc/cron.d/harmless; cat /mnt/tmp/ran'
+}
+
+@test "a daemon in systemd's style: a socket handed over, readiness told, double fork" {
+  needs python3
+  same 'python3 - <<"END"
+import os, socket, subprocess
+notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); notify.bind("\0harmless-notify"); notify.settimeout(10)
+listening = socket.socket(); listening.bind(("127.0.0.1", 0)); listening.listen(1)
+def hand_over():
+    os.dup2(listening.fileno(), 3, inheritable=True)
+    os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()), NOTIFY_SOCKET="@harmless-notify")
+    os.execvp("python3", ["python3", "-c", """
+import os, socket
+s = socket.socket(fileno=3)
+n = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); n.connect(chr(0) + os.environ["NOTIFY_SOCKET"][1:])
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        n.send(b"READY=1")
+        c, _ = s.accept(); c.send(b"served by a daemon"); os._exit(0)
+    os._exit(0)
+os.wait()
+"""])
+if os.fork() == 0:
+    hand_over()
+print(notify.recv(100))
+c = socket.create_connection(listening.getsockname()); print(c.recv(100)); os.wait()
+END'
+}
