@@ -135,9 +135,10 @@ bool softmig_gpu_nvml_bytes(struct softmig_gpu *gpu, uint64_t *bytes)
 	nvmlDevice_t device = nvml_device(gpu);
 	unsigned int self = (unsigned int)getpid();
 
+	// Version 2 first: in drivers 535.43 to 535.86 version 3 writes longer records than it was declared with (abi/nvml_types.h).
 	nvmlReturn_t (*list)(nvmlDevice_t, unsigned int *, nvmlProcessInfo_t *) =
-		SOFTMIG_HAS(nvmlDeviceGetComputeRunningProcesses_v3) ? DRIVER(nvmlDeviceGetComputeRunningProcesses_v3) :
-		DRIVER(nvmlDeviceGetComputeRunningProcesses_v2);
+		SOFTMIG_HAS(nvmlDeviceGetComputeRunningProcesses_v2) ? DRIVER(nvmlDeviceGetComputeRunningProcesses_v2) :
+		DRIVER(nvmlDeviceGetComputeRunningProcesses_v3);
 	if (device == NULL || list == NULL)
 		return false;
 	if (list(device, &count, processes) != NVML_SUCCESS)

@@ -161,7 +161,7 @@ static __attribute__((noinline)) bool contend(const struct request *request)
 {
 	uint64_t began_ns = softmig_ledger_clock_ns(CLOCK_MONOTONIC);
 	uint64_t next_sweep_ns = began_ns + SWEEP_EVERY_NS;
-	bool standing = false, granted = false, refused = false;
+	bool standing = false, swept = false, granted = false, refused = false;
 
 	for (unsigned round = 0; !granted && !refused; round++) {
 		struct view view, again;
@@ -177,11 +177,13 @@ static __attribute__((noinline)) bool contend(const struct request *request)
 			// A sum taken while others give back and take may never have been true. Nothing changed between two looks: it was.
 			look(request, true, began_ns, &again);
 			bool certain = is_over(request, &again) && (again.print == view.print || waited_ns > WAIT_NS);
-			if (certain) {
-				if (sweep_withdrawn(request, SWEEP_REFUSAL, NULL) == 0)
-					refused = true;
-				else
-					announce(request);
+			if (certain && swept) {
+				withdraw(request);
+				refused = true;
+			} else if (certain) {
+				// Look once more after the sweep, also when it found nobody: another process may have been about the same dead.
+				swept = sweep_withdrawn(request, SWEEP_REFUSAL, NULL) == 0;
+				announce(request);
 			}
 		} else if (began_ns + waited_ns > next_sweep_ns) {
 			bool stuck = false;

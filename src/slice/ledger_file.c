@@ -140,7 +140,7 @@ static int prepare(int fd, uid_t owner_uid, bool create, struct softmig_ledger_f
 	return 0;
 }
 
-static int open_ledger(struct softmig_ledger *ledger, const char *path, uid_t owner_uid, bool create)
+static int open_and_map(struct softmig_ledger *ledger, const char *path, uid_t owner_uid, bool create)
 {
 	struct softmig_ledger_file *file = NULL;
 	int fd;
@@ -167,7 +167,7 @@ int softmig_ledger_open(struct softmig_ledger *ledger, const char *path, uid_t o
 {
 	int saved_errno = errno;
 	memset(ledger, 0, sizeof *ledger);
-	int error = open_ledger(ledger, path, owner_uid, create);
+	int error = open_and_map(ledger, path, owner_uid, create);
 	errno = saved_errno;
 	return error;
 }

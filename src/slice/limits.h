@@ -63,9 +63,10 @@ enum softmig_limits_status softmig_limits_parse(const char *text, size_t length,
 // The limit file of a job: state_dir/{job}.conf, else state_dir/{job}_{digits}.conf (two of these: BAD). Refuses (BAD) a link,
 // a file that is not regular, not owner_uid's (root: 0), writable by group or others, in a directory that is not owner_uid's, is a
 // link, or may be written by group or others, or that cannot be searched, larger than 64 KiB, or unreadable for any reason other
-// than not being there. On OK and BAD, path (of path_size bytes) names the file; with a fault of the directory, the one that
-// was looked for. Seen from inside a user namespace, root's files bear the overflow uid (65534): there that is what
-// owner_uid 0 means, and "root" of the namespace, being the user, is refused.
+// than not being there. Writers rename a finished file into place: a half written one cannot always be told from a whole one.
+// On OK and BAD, path (of path_size bytes) names the file; with a fault of the directory, the one that was looked for. Seen from
+// inside a user namespace, root's files bear the overflow uid (65534): there that is what owner_uid 0 means, and "root" of the
+// namespace, being the user, is refused.
 enum softmig_limits_status softmig_limits_load(const char *state_dir, uint64_t job, uid_t owner_uid,
                                                struct softmig_limits *limits, struct softmig_limits_error *error,
                                                char *path, size_t path_size);

@@ -87,12 +87,6 @@ static int open_directory(const char *path, uid_t owner, struct softmig_limits_e
 	return -1;
 }
 
-static bool same_version(const struct stat *a, const struct stat *b) {
-	return a->st_size == b->st_size && a->st_mtim.tv_sec == b->st_mtim.tv_sec &&
-	       a->st_mtim.tv_nsec == b->st_mtim.tv_nsec && a->st_ctim.tv_sec == b->st_ctim.tv_sec &&
-	       a->st_ctim.tv_nsec == b->st_ctim.tv_nsec;
-}
-
 static enum softmig_limits_status check_file(const struct stat *file, uid_t owner, struct softmig_limits_error *error) {
 	if (!S_ISREG(file->st_mode))
 		return softmig_limits_refuse(error, 0, "is not a regular file");
@@ -106,13 +100,12 @@ static enum softmig_limits_status check_file(const struct stat *file, uid_t owne
 	return SOFTMIG_LIMITS_OK;
 }
 
-// Reads what descriptor holds. *torn: it changed meanwhile, so the answer means nothing.
 static enum softmig_limits_status read_file(int descriptor, uid_t owner, struct softmig_limits *limits,
-                                            struct softmig_limits_error *error, bool *torn) {
-	struct stat before, after;
-	if (softmig_sys_fstat(descriptor, &before) != 0)
+                                            struct softmig_limits_error *error) {
+	struct stat file;
+	if (softmig_sys_fstat(descriptor, &file) != 0)
 		return softmig_limits_refuse(error, 0, "cannot be examined: %s", reason(errno));
-	if (check_file(&before, owner, error) != SOFTMIG_LIMITS_OK)
+	if (check_file(&file, owner, error) != SOFTMIG_LIMITS_OK)
 		return SOFTMIG_LIMITS_BAD;
 	struct softmig_limits_parser parser;
 	softmig_limits_parser_begin(&parser, limits, error);
@@ -124,7 +117,6 @@ static enum softmig_limits_status read_file(int descriptor, uid_t owner, struct 
 			break;
 	} while (got > 0 || (got < 0 && errno == EINTR));
 	int read_errno = errno;
-	*torn = softmig_sys_fstat(descriptor, &after) == 0 && !same_version(&before, &after);
 	enum softmig_limits_status status = softmig_limits_parser_end(&parser);
 	if (got < 0) {
 		softmig_limits_init(limits);
@@ -135,25 +127,17 @@ static enum softmig_limits_status read_file(int descriptor, uid_t owner, struct 
 
 static enum softmig_limits_status load_at(int directory, const char *name, uid_t owner, struct softmig_limits *limits,
                                           struct softmig_limits_error *error) {
-	// An admin may write in place instead of renaming: then a read can see half of it. Once or twice is enough to see it whole.
-	bool torn = false;
-	for (int attempt = 0; attempt < 4; attempt++) {
-		// O_NONBLOCK: a FIFO must not stop the program. O_NOFOLLOW: a link is refused, not obeyed.
-		int descriptor = softmig_sys_openat(directory, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-		if (descriptor < 0 && errno == ENOENT)
-			return SOFTMIG_LIMITS_ABSENT;
-		if (descriptor < 0 && errno == ELOOP)
-			return softmig_limits_refuse(error, 0, "is a symbolic link");
-		if (descriptor < 0)
-			return softmig_limits_refuse(error, 0, "cannot be opened: %s", reason(errno));
-		torn = false;
-		enum softmig_limits_status status = read_file(descriptor, owner, limits, error, &torn);
-		softmig_sys_close(descriptor);
-		if (!torn)
-			return status;
-	}
-	softmig_limits_init(limits);
-	return softmig_limits_refuse(error, 0, "keeps changing while it is read");
+	// O_NONBLOCK: a FIFO must not stop the program. O_NOFOLLOW: a link is refused, not obeyed.
+	int descriptor = softmig_sys_openat(directory, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+	if (descriptor < 0 && errno == ENOENT)
+		return SOFTMIG_LIMITS_ABSENT;
+	if (descriptor < 0 && errno == ELOOP)
+		return softmig_limits_refuse(error, 0, "is a symbolic link");
+	if (descriptor < 0)
+		return softmig_limits_refuse(error, 0, "cannot be opened: %s", reason(errno));
+	enum softmig_limits_status status = read_file(descriptor, owner, limits, error);
+	softmig_sys_close(descriptor);
+	return status;
 }
 
 // As the kernel writes it; glibc's wrapper is newer than the symbols that may be used.

@@ -5,6 +5,7 @@
 surface.py --tables BUILD    every export of driver 580 and every function of NVIDIA's headers is classified exactly once; hooked is
                              what hooks.def has, and nothing else; what has or needs a hook has a prototype in src/preload/abi
 surface.py --library [PATH]  the same against real libraries, those of this machine unless named; exit status 77 if there are none
+surface.py --own PATH        our library exports the hooks, dlsym and dlvsym, and nothing else
 surface.py --mark            turns owed into hooked where hooks.def has the function now
 """
 import argparse
@@ -46,8 +47,7 @@ class Surface:
         self.tables = {stem: read_table(folder / f"{stem}.tsv") for stem in LIBRARIES}
         self.newer = read_table(folder / "newer.tsv")
         self.exports = {stem: (folder / f"driver-580/{stem}.exports").read_text().split() for stem in LIBRARIES}
-        hooks = source / "src/preload/hooks.def"
-        self.hooks, self.calls = read_hooks(hooks) if hooks.exists() else ({line.name: "SLICE" for line in self.lines() if line.handling == "hooked"}, set())
+        self.hooks, self.calls = read_hooks(source / "src/preload/hooks.def")
         self.prototypes = set()
         for name in ("cuda_functions.h", "nvml_functions.h"):
             self.prototypes |= set(re.findall(r"\b((?:cu|nvml)\w+)\(", (source / "src/preload/abi" / name).read_text()))
@@ -96,9 +96,9 @@ class Surface:
 
 
 def exported(library):
-    """What a shared library exports under the driver's names."""
+    """What a shared library exports."""
     told = subprocess.run(["nm", "-D", "--defined-only", str(library)], text=True, check=True, stdout=subprocess.PIPE).stdout
-    return [words[-1].split("@")[0] for words in map(str.split, told.splitlines()) if words and re.match(r"(cu[A-Z]|cudbg|nvml[A-Z])", words[-1])]
+    return [words[-1].split("@")[0] for words in map(str.split, told.splitlines()) if words]
 
 
 def installed():
@@ -122,12 +122,18 @@ def compare_headers(surface, build):
 def compare_libraries(surface, libraries):
     found = []
     for library in libraries:
-        names = exported(library)
+        names = [name for name in exported(library) if re.match(r"(cu[A-Z]|cudbg|nvml[A-Z])", name)]
         print(f"{library}: exports {len(names)} functions")
         if not names:
             found.append(f"{library} exports nothing of the driver's")
         found += [f"{name} is exported by {library} and not classified" for name in surface.unclassified(names)]
     return found
+
+
+def compare_own(surface, names):
+    wanted = set(surface.hooks) | {"dlsym", "dlvsym"}
+    return ([f"our library does not export {name}" for name in sorted(wanted - set(names))] +
+            [f"our library exports {name}, which is no hook" for name in sorted(set(names) - wanted)])
 
 
 def mark():
@@ -144,6 +150,7 @@ def main():
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--tables", metavar="BUILD")
     options.add_argument("--library", metavar="PATH", nargs="*")
+    options.add_argument("--own", metavar="PATH")
     options.add_argument("--mark", action="store_true")
     chosen = options.parse_args()
     if chosen.mark:
@@ -160,6 +167,8 @@ def main():
             print("skipped: this machine has neither libcuda.so.1 nor libnvidia-ml.so.1")
             return SKIPPED
         found += compare_libraries(surface, libraries)
+    if chosen.own:
+        found += compare_own(surface, exported(chosen.own))
     print("\n".join(found) if found else "nothing is missing")
     return 1 if found else 0
 

@@ -51,6 +51,8 @@ def main():
         plant("an allocation that passes without a reason", lambda it: change_line(it, "cuStreamCreate", remark=""), "cuStreamCreate allocates and passes"),
         "cuMemPlanted" in surface.Surface().unclassified(["cuInit", "cuMemPlanted"]),
         library_with_an_unknown_function(),
+        surface.compare_own(surface.Surface(), [*surface.Surface().hooks, "dlsym"]) == ["our library does not export dlvsym"],
+        surface.compare_own(surface.Surface(), [*surface.Surface().hooks, "dlsym", "dlvsym", "memcpy"]) == ["our library exports memcpy, which is no hook"],
         not surface.Surface().problems(),
     ]
     print(f"{sum(passed)} of {len(passed)}")
