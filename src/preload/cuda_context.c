@@ -251,8 +251,10 @@ CUresult hook_cuDevicePrimaryCtxRetain(CUcontext *pctx, CUdevice dev)
 		CUcontext primary = NULL; \
 		if (result == CUDA_SUCCESS && !primary_active(device)) { \
 			primary = atomic_exchange(&gpu->primary, NULL); \
-			if (primary != NULL) \
+			if (primary != NULL) { \
 				gone(gpu, primary); \
+				softmig_pools_forget(gpu); \
+			} \
 		} \
 		softmig_gpu_leave(gpu); \
 		if (primary != NULL) \

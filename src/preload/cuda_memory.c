@@ -113,7 +113,7 @@ CUresult hook_cuMemAllocManaged(CUdeviceptr *dptr, size_t bytesize, unsigned int
 	ALLOCATE(MANAGED, bytesize, "cuMemAllocManaged", dptr, DRIVER(cuMemAllocManaged)(dptr, bytesize, flags));
 }
 
-// The driver pads each row to the texture pitch alignment, at most 512 bytes on all GPUs so far; the pitch that it answers settles it.
+// The driver pads each row to the texture pitch alignment, 512 bytes on all GPUs so far.
 static uint64_t pitched_bytes(uint64_t width, uint64_t height)
 {
 	uint64_t pitch = (width + 511) & ~511ull, bytes;
@@ -138,8 +138,10 @@ CUresult hook_cuMemAllocPitch(CUdeviceptr_v1 *dptr, unsigned int *pPitch, unsign
 #define FREE(pointer, call) \
 	do { \
 		struct softmig_track_entry entry; \
-		if (!softmig_track_remove(SOFTMIG_TRACK_POINTER, (pointer), &entry)) \
-			return (call); /* never seen here: the driver knows what to do with it */ \
+		if (!softmig_track_remove(SOFTMIG_TRACK_POINTER, (pointer), &entry)) { \
+			softmig_pools_freed(); /* a pool's, or never seen here: the driver knows what to do with it */ \
+			return (call); \
+		} \
 		struct softmig_gpu *gpu = softmig_gpu_by_index(entry.gpu); \
 		softmig_gpu_enter(gpu); \
 		CUresult result = (call); \

@@ -70,6 +70,12 @@ uint64_t softmig_settle(struct softmig_gpu *gpu);
 void softmig_settle_if_due(struct softmig_gpu *gpu);
 // NVML's bytes for this process on the GPU. False: NVML cannot tell.
 bool softmig_gpu_nvml_bytes(struct softmig_gpu *gpu, uint64_t *bytes);
-// Gives idle pool memory of this process on the GPU back to the driver. (cuda_pool.c)
+
+// cuda_pool.c: gives idle pool memory of this process on the GPU back to the driver (between enter and leave);
 void softmig_pools_trim(struct softmig_gpu *gpu);
+// the primary context and its pools are gone (between enter and leave);
+void softmig_pools_forget(struct softmig_gpu *gpu);
+// something that may have come from a pool was freed; brings all pools' charges up to date (outside enter and leave).
+void softmig_pools_freed(void);
+void softmig_pools_refresh(void);
 #endif

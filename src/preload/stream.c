@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a stream handle stands for: see stream.h.
+#include "preload/stream.h"
+
+#include "preload/track.h"
+
+struct softmig_gpu *softmig_gpu_of_context(CUcontext context)
+{
+	struct softmig_track_entry entry;
+	CUcontext current = NULL;
+
+	if (DRIVER(cuCtxGetCurrent)(&current) == CUDA_SUCCESS && current == context)
+		return softmig_gpu_current();
+	for (int i = 0; i < SOFTMIG_MAX_GPUS; i++)
+		if (atomic_load(&softmig_gpu_by_index(i)->primary) == context)
+			return softmig_gpu_by_index(i);
+	if (softmig_track_find(SOFTMIG_TRACK_CONTEXT, (uint64_t)(uintptr_t)context, &entry))
+		return softmig_gpu_by_index(entry.gpu);
+	return NULL;
+}
+
+struct softmig_gpu *softmig_gpu_of_stream(CUstream stream, bool per_thread)
+{
+	CUcontext context = NULL;
+	CUresult (*get)(CUstream, CUcontext *) = per_thread ? DRIVER(cuStreamGetCtx_ptsz) : DRIVER(cuStreamGetCtx);
+
+	if (softmig_stream_is_special(stream) || get == NULL || get(stream, &context) != CUDA_SUCCESS)
+		return softmig_gpu_current();
+	return softmig_gpu_of_context(context);
+}
