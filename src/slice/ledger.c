@@ -63,6 +63,8 @@ static inline __attribute__((always_inline)) void look(const struct request *req
 		uint64_t announced = atomic_load_explicit(&use->pending_bytes, memory_order_seq_cst);
 		uint64_t tracked = atomic_load_explicit(&use->tracked_bytes, memory_order_seq_cst);
 		uint64_t overhead = atomic_load_explicit(&use->overhead_bytes, memory_order_seq_cst);
+		if (closely)
+			STEP();
 		if ((announced | tracked | overhead) == 0) {
 			if (closely)
 				print *= 0x9e3779b97f4a7c15ull;

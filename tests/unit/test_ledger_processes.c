@@ -478,7 +478,10 @@ static int in_a_namespace(struct softmig_ledger *ledger)
 		// A second process beside it, seen by kill() alone.
 		pid_t second = fork();
 		if (second == 0)
-			_exit(softmig_ledger_reserve(ledger, 0, SOFTMIG_LEDGER_TRACKED, GIB, 4 * GIB) ? 0 : 3);
+			_exit(!softmig_ledger_reserve(ledger, 0, SOFTMIG_LEDGER_TRACKED, GIB + 1, 4 * GIB) &&
+			              softmig_ledger_reserve(ledger, 0, SOFTMIG_LEDGER_TRACKED, GIB, 4 * GIB)
+			          ? 0
+			          : 3);
 		int status;
 		waitpid(second, &status, 0);
 		if (status != 0)

@@ -11,9 +11,12 @@
 #include "ledger_test.h"
 
 static int steps_to_live = -1; // negative: for ever
+static void (*at_step)(void);  // instead of dying
 
 void softmig_ledger_step(void)
 {
+	if (at_step != NULL)
+		at_step();
 	if (steps_to_live > 0 && --steps_to_live == 0)
 		kill(getpid(), SIGKILL);
 }
@@ -252,6 +255,50 @@ static void the_same_process_claiming_the_same_slot_again_has_another_word(void 
 	softmig_ledger_close(&ledger);
 }
 
+static struct softmig_ledger_file *moving_file;
+static int moves;
+
+// Two others pass a gibibyte to and fro so that each look sees it twice, in ever other amounts, for the first 20 looks.
+static void move_the_bytes(void)
+{
+	_Atomic uint64_t *near = &moving_file->slot[0].use[0].tracked_bytes, *far = &moving_file->slot[1].use[0].tracked_bytes;
+	if (moves == 60) {
+		atomic_store(near, GIB);
+		atomic_store(far, 0);
+	} else if (moves < 60) { // three slots, three steps a look: near has been read, far, our own
+		bool near_was_read = moves % 3 == 0;
+		uint64_t bytes = GIB + (unsigned)moves;
+		atomic_store(near, near_was_read ? 0 : bytes);
+		atomic_store(far, near_was_read ? bytes : 0);
+	}
+	moves++;
+}
+
+static void a_sum_that_was_never_true_refuses_nobody(void **state)
+{
+	(void)state;
+	struct softmig_ledger first = open_ledger(), second = open_ledger(), ledger = open_ledger();
+	moving_file = ledger.file;
+	assert_ptr_equal(softmig_ledger_self(&first), &first.file->slot[0]);
+	assert_ptr_equal(softmig_ledger_self(&second), &second.file->slot[1]);
+	assert_ptr_equal(softmig_ledger_self(&ledger), &moving_file->slot[2]);
+	atomic_store(&moving_file->slot[0].use[0].tracked_bytes, GIB);
+	// The first look, before any step: over.
+	atomic_store(&moving_file->slot[1].use[0].tracked_bytes, GIB);
+	struct request request = {&ledger, &moving_file->slot[2].use[0], 2, 0, SOFTMIG_LEDGER_TRACKED, GIB, 5 * GIB / 2};
+	announce(&request);
+	moves = 0;
+	at_step = move_the_bytes;
+	bool granted = contend(&request);
+	at_step = NULL;
+	assert_true(moves > 3);
+	assert_true(granted);
+	assert_int_equal(softmig_ledger_used(&ledger, 0), 2 * GIB);
+	softmig_ledger_close(&first);
+	softmig_ledger_close(&second);
+	softmig_ledger_close(&ledger);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, make_directory, remove_directory)
 
 int main(void)
@@ -260,6 +307,7 @@ int main(void)
 		TEST(the_ledger_is_whole_after_a_death_at_every_step),
 		TEST(a_ledger_half_made_at_every_step_is_completed),
 		TEST(a_reclaimer_that_was_stopped_cannot_touch_a_slot_claimed_anew),
+		TEST(a_sum_that_was_never_true_refuses_nobody),
 		TEST(the_same_process_claiming_the_same_slot_again_has_another_word),
 	};
 	return cmocka_run_group_tests_name("ledger, killed at every step", tests, NULL, NULL);
