@@ -7,6 +7,7 @@
 
 #include "preload/gpu.h"
 #include "preload/hook.h"
+#include "preload/local.h"
 #include "preload/mode.h"
 #include "preload/track.h"
 #include "slice/log.h"
@@ -133,6 +134,7 @@ static void gone(struct softmig_gpu *gpu, CUcontext context)
 		softmig_uncharge_entry(&entry);
 	while (count > 0 && !atomic_compare_exchange_weak(&gpu->contexts, &count, count - 1))
 		;
+	softmig_local_forget(gpu);
 	if (atomic_load(&gpu->nvml_blind))
 		softmig_uncharge(gpu, SOFTMIG_LEDGER_OVERHEAD, known_cost(gpu));
 }

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "preload/hook.h"
+#include "preload/local.h"
 #include "preload/mode.h"
 #include "preload/uuid.h"
 #include "slice/log.h"
@@ -158,14 +159,15 @@ static uint64_t own_tracked(const struct softmig_gpu *gpu)
 	return slot == NULL ? 0 : atomic_load_explicit(&slot->use[gpu->ledger].tracked_bytes, memory_order_acquire);
 }
 
-static uint64_t own_overhead(const struct softmig_gpu *gpu)
+uint64_t softmig_gpu_overhead_bytes(const struct softmig_gpu *gpu)
 {
 	struct softmig_ledger_slot *slot = softmig_ledger_self(softmig_ledger_now());
 	return slot == NULL ? 0 : atomic_load_explicit(&slot->use[gpu->ledger].overhead_bytes, memory_order_acquire);
 }
 
-// own: calls of this thread that are counted as in flight.
-static uint64_t settle(struct softmig_gpu *gpu, uint64_t own)
+// own: calls of this thread that are counted as in flight. reserved_bytes: of the overhead, what this thread reserved for a call
+// that has been made.
+static uint64_t settle(struct softmig_gpu *gpu, uint64_t own, uint64_t reserved_bytes)
 {
 	uint64_t bytes = 0, before = 0, after = 0, tracked = 0;
 	int kept = errno;
@@ -192,20 +194,31 @@ static uint64_t settle(struct softmig_gpu *gpu, uint64_t own)
 			atomic_store_explicit(&gpu->nvml_blind, true, memory_order_relaxed);
 		else if (quiet)
 			softmig_ledger_set_overhead(softmig_ledger_now(), gpu->ledger, 0);
+		if (reserved_bytes != 0)
+			softmig_uncharge(gpu, SOFTMIG_LEDGER_OVERHEAD, reserved_bytes);
 		return 0;
 	}
 	atomic_store_explicit(&gpu->nvml_blind, false, memory_order_relaxed);
 	uint64_t unseen = atomic_load_explicit(&gpu->unseen_bytes, memory_order_acquire);
 	tracked = tracked > unseen ? tracked - unseen : 0;
-	uint64_t overhead = bytes > tracked ? bytes - tracked : 0;
-	if (quiet || overhead > own_overhead(gpu))
+	uint64_t overhead = bytes > tracked ? bytes - tracked : 0, now = softmig_gpu_overhead_bytes(gpu);
+	overhead += softmig_local_outstanding(gpu, overhead);
+	uint64_t without = now > reserved_bytes ? now - reserved_bytes : 0;
+	if (!quiet && reserved_bytes != 0)
+		overhead = overhead > without ? overhead : without;
+	if (quiet || reserved_bytes != 0 || overhead > now)
 		softmig_ledger_set_overhead(softmig_ledger_now(), gpu->ledger, overhead);
 	return bytes;
 }
 
 uint64_t softmig_settle(struct softmig_gpu *gpu)
 {
-	return settle(gpu, 0);
+	return settle(gpu, 0, 0);
+}
+
+uint64_t softmig_settle_reserved(struct softmig_gpu *gpu, uint64_t reserved_bytes)
+{
+	return settle(gpu, 0, reserved_bytes);
 }
 
 void softmig_settle_if_due(struct softmig_gpu *gpu)
@@ -229,7 +242,7 @@ bool softmig_charge(struct softmig_gpu *gpu, enum softmig_ledger_kind kind, uint
 	if (softmig_ledger_reserve(ledger, gpu->ledger, kind, bytes, ledger_limit))
 		return true;
 	softmig_pools_trim(gpu);
-	settle(gpu, 1);
+	settle(gpu, 1, 0);
 	if (softmig_ledger_reserve(ledger, gpu->ledger, kind, bytes, ledger_limit))
 		return true;
 	softmig_log(SOFTMIG_LOG_WARN, "refused: %s of %llu bytes on GPU %d; the slice has %llu, used %llu", what,

@@ -50,6 +50,8 @@ bool softmig_gpu_forbidden(const struct softmig_gpu *gpu);
 uint64_t softmig_gpu_limit_bytes(const struct softmig_gpu *gpu);
 // The same for a UUID and the number that CUDA would give it (-1: unknown), without a CUDA device; *entry: which entry of the limits.
 uint64_t softmig_gpu_limit_of(const uint8_t uuid[16], int number, int *entry);
+// This process's overhead on it, as charged.
+uint64_t softmig_gpu_overhead_bytes(const struct softmig_gpu *gpu);
 // All the job's bytes on it.
 uint64_t softmig_gpu_used_bytes(const struct softmig_gpu *gpu);
 
@@ -66,6 +68,8 @@ void softmig_uncharge_entry(const struct softmig_track_entry *entry);
 // Makes this process's overhead on the GPU what NVML says less what is tracked. Raising is always right; lowering waits for a
 // moment without calls in flight (so call it outside enter and leave). Returns NVML's bytes for this process, 0: unknown.
 uint64_t softmig_settle(struct softmig_gpu *gpu);
+// The same after a call for which this thread had reserved that much overhead, which the measured figure now replaces.
+uint64_t softmig_settle_reserved(struct softmig_gpu *gpu, uint64_t reserved_bytes);
 // The same, but at most twice a second; for hooks that allocate.
 void softmig_settle_if_due(struct softmig_gpu *gpu);
 // NVML's bytes for this process on the GPU. False: NVML cannot tell.

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+// Code and what it needs: modules and libraries, lazily loaded kernels, local memory, the context's limits. Owns: their place
+// in the slice. None of it is known before the driver has taken it, so: reserve what it may take, load, settle by NVML; if the
+// slice cannot hold even a little, or does not hold it afterwards, it is out of memory, as on a smaller GPU.
+//
+// Kernels are loaded at their first launch by default (lazy loading), and launches are not ours in a slice without a compute share.
+// A program asks for a kernel's handle just before it launches it, so the kernel is loaded there, under a reservation.
+// Local memory is the driver's at the first launch: the largest of the stack limit and of any kernel's need, for every thread that the
+// GPU can hold. It is promised when the kernel is found and charged from then on.
+#include "preload/gpu.h"
+#include "preload/hook.h"
+#include "preload/local.h"
+#include "preload/mode.h"
+#include "slice/log.h"
+
+// Loading a kernel or a module was seen to take 2 to 32 MiB; what little is left is tried in halves.
+#define LOAD_MOST_BYTES (32ull << 20)
+#define LOAD_LEAST_BYTES SOFTMIG_GRANULE_BYTES
+
+static bool reserve_load(struct softmig_gpu *gpu, uint64_t *reserved_bytes)
+{
+	uint64_t limit = softmig_gpu_limit_bytes(gpu);
+
+	for (uint64_t bytes = LOAD_MOST_BYTES; bytes > LOAD_LEAST_BYTES; bytes /= 2) {
+		if (limit != 0 && softmig_ledger_reserve(softmig_ledger_now(), gpu->ledger, SOFTMIG_LEDGER_OVERHEAD, bytes,
+		                                         limit == UINT64_MAX ? 0 : limit)) {
+			*reserved_bytes = bytes;
+			return true;
+		}
+	}
+	*reserved_bytes = LOAD_LEAST_BYTES;
+	return softmig_charge(gpu, SOFTMIG_LEDGER_OVERHEAD, LOAD_LEAST_BYTES, "code");
+}
+
+static bool within_limit(struct softmig_gpu *gpu)
+{
+	return softmig_gpu_used_bytes(gpu) <= softmig_gpu_limit_bytes(gpu);
+}
+
+// The three moves for a call that loads code into the current context; undo for when the slice does not hold it.
+#define LOAD(call, undo) \
+	do { \
+		struct softmig_gpu *gpu = softmig_gpu_current(); \
+		uint64_t reserved; \
+		if (gpu == NULL) \
+			return (call); \
+		softmig_gpu_enter(gpu); \
+		if (!reserve_load(gpu, &reserved)) { \
+			softmig_gpu_leave(gpu); \
+			return CUDA_ERROR_OUT_OF_MEMORY; \
+		} \
+		CUresult result = (call); \
+		softmig_gpu_leave(gpu); \
+		softmig_settle_reserved(gpu, reserved); \
+		if (result == CUDA_SUCCESS && !within_limit(gpu)) { \
+			softmig_log(SOFTMIG_LOG_WARN, "refused: code that does not fit on GPU %d", gpu->number); \
+			undo; \
+			softmig_settle(gpu); \
+			return CUDA_ERROR_OUT_OF_MEMORY; \
+		} \
+		return result; \
+	} while (0)
+
+CUresult hook_cuModuleLoad(CUmodule *module, const char *fname)
+{
+	LOAD(DRIVER(cuModuleLoad)(module, fname), DRIVER(cuModuleUnload)(*module));
+}
+
+CUresult hook_cuModuleLoadData(CUmodule *module, const void *image)
+{
+	LOAD(DRIVER(cuModuleLoadData)(module, image), DRIVER(cuModuleUnload)(*module));
+}
+
+CUresult hook_cuModuleLoadDataEx(CUmodule *module, const void *image, unsigned int numOptions, CUjit_option *options,
+                                 void **optionValues)
+{
+	LOAD(DRIVER(cuModuleLoadDataEx)(module, image, numOptions, options, optionValues), DRIVER(cuModuleUnload)(*module));
+}
+
+CUresult hook_cuModuleLoadFatBinary(CUmodule *module, const void *fatCubin)
+{
+	LOAD(DRIVER(cuModuleLoadFatBinary)(module, fatCubin), DRIVER(cuModuleUnload)(*module));
+}
+
+CUresult hook_cuModuleUnload(CUmodule hmod)
+{
+	struct softmig_gpu *gpu = softmig_gpu_current();
+	CUresult result = DRIVER(cuModuleUnload)(hmod);
+	if (gpu != NULL && result == CUDA_SUCCESS)
+		softmig_settle(gpu);
+	return result;
+}
+
+CUresult hook_cuLibraryLoadData(CUlibrary *library, const void *code, CUjit_option *jitOptions, void **jitOptionsValues,
+                                unsigned int numJitOptions, CUlibraryOption *libraryOptions, void **libraryOptionValues,
+                                unsigned int numLibraryOptions)
+{
+	LOAD(DRIVER(cuLibraryLoadData)(library, code, jitOptions, jitOptionsValues, numJitOptions, libraryOptions,
+	                               libraryOptionValues, numLibraryOptions),
+	     DRIVER(cuLibraryUnload)(*library));
+}
+
+CUresult hook_cuLibraryLoadFromFile(CUlibrary *library, const char *fileName, CUjit_option *jitOptions,
+                                    void **jitOptionsValues, unsigned int numJitOptions, CUlibraryOption *libraryOptions,
+                                    void **libraryOptionValues, unsigned int numLibraryOptions)
+{
+	LOAD(DRIVER(cuLibraryLoadFromFile)(library, fileName, jitOptions, jitOptionsValues, numJitOptions, libraryOptions,
+	                                   libraryOptionValues, numLibraryOptions),
+	     DRIVER(cuLibraryUnload)(*library));
+}
+
+CUresult hook_cuLibraryUnload(CUlibrary library)
+{
+	struct softmig_gpu *gpu = softmig_gpu_current();
+	CUresult result = DRIVER(cuLibraryUnload)(library);
+	if (gpu != NULL && result == CUDA_SUCCESS)
+		softmig_settle(gpu);
+	return result;
+}
+
+// With lazy loading these three bring the library into the context: its code, its globals.
+CUresult hook_cuLibraryGetModule(CUmodule *pMod, CUlibrary library)
+{
+	LOAD(DRIVER(cuLibraryGetModule)(pMod, library), (void)0);
+}
+
+CUresult hook_cuLibraryGetGlobal(CUdeviceptr *dptr, size_t *bytes, CUlibrary library, const char *name)
+{
+	LOAD(DRIVER(cuLibraryGetGlobal)(dptr, bytes, library, name), (void)0);
+}
+
+CUresult hook_cuLibraryGetManaged(CUdeviceptr *dptr, size_t *bytes, CUlibrary library, const char *name)
+{
+	LOAD(DRIVER(cuLibraryGetManaged)(dptr, bytes, library, name), (void)0);
+}
+
+// Loads the kernel now, which its launch would do, and promises its local memory.
+static CUresult load_function(CUfunction function)
+{
+	struct softmig_gpu *gpu = softmig_gpu_current();
+	CUfunctionLoadingState state = CU_FUNCTION_LOADING_STATE_LOADED;
+	uint64_t reserved;
+	int local_bytes = 0;
+
+	if (gpu == NULL)
+		return CUDA_SUCCESS;
+	if (SOFTMIG_HAS(cuFuncIsLoaded) && SOFTMIG_HAS(cuFuncLoad) &&
+	    DRIVER(cuFuncIsLoaded)(&state, function) == CUDA_SUCCESS && state == CU_FUNCTION_LOADING_STATE_UNLOADED) {
+		softmig_gpu_enter(gpu);
+		if (!reserve_load(gpu, &reserved)) {
+			softmig_gpu_leave(gpu);
+			return CUDA_ERROR_OUT_OF_MEMORY;
+		}
+		CUresult result = DRIVER(cuFuncLoad)(function);
+		softmig_gpu_leave(gpu);
+		softmig_settle_reserved(gpu, reserved);
+		if (result == CUDA_ERROR_OUT_OF_MEMORY || !within_limit(gpu))
+			return CUDA_ERROR_OUT_OF_MEMORY;
+	}
+	if (DRIVER(cuFuncGetAttribute)(&local_bytes, CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES, function) == CUDA_SUCCESS &&
+	    local_bytes > 0 && !softmig_local_promise(gpu, (uint64_t)local_bytes))
+		return CUDA_ERROR_OUT_OF_MEMORY;
+	return CUDA_SUCCESS;
+}
+
+CUresult hook_cuModuleGetFunction(CUfunction *hfunc, CUmodule hmod, const char *name)
+{
+	CUresult result = DRIVER(cuModuleGetFunction)(hfunc, hmod, name);
+	return result == CUDA_SUCCESS ? load_function(*hfunc) : result;
+}
+
+CUresult hook_cuKernelGetFunction(CUfunction *pFunc, CUkernel kernel)
+{
+	CUresult result = DRIVER(cuKernelGetFunction)(pFunc, kernel);
+	return result == CUDA_SUCCESS ? load_function(*pFunc) : result;
+}
+
+// A kernel handle is good for every context; where one is current, that is where it will be launched.
+CUresult hook_cuLibraryGetKernel(CUkernel *pKernel, CUlibrary library, const char *name)
+{
+	CUresult result = DRIVER(cuLibraryGetKernel)(pKernel, library, name);
+	CUfunction function;
+
+	if (result != CUDA_SUCCESS || softmig_gpu_current() == NULL ||
+	    DRIVER(cuKernelGetFunction)(&function, *pKernel) != CUDA_SUCCESS)
+		return result;
+	return load_function(function);
+}
+
+// A larger stack is taken at once; the buffers of printf and malloc when a kernel first needs them.
+CUresult hook_cuCtxSetLimit(CUlimit limit, size_t value)
+{
+	struct softmig_gpu *gpu = softmig_gpu_current();
+
+	if (gpu == NULL || limit != CU_LIMIT_STACK_SIZE) {
+		CUresult result = DRIVER(cuCtxSetLimit)(limit, value);
+		if (gpu != NULL && result == CUDA_SUCCESS)
+			softmig_settle(gpu);
+		return result;
+	}
+	if (!softmig_local_promise(gpu, value))
+		return CUDA_ERROR_OUT_OF_MEMORY;
+	softmig_gpu_enter(gpu);
+	CUresult result = DRIVER(cuCtxSetLimit)(limit, value);
+	softmig_gpu_leave(gpu);
+	softmig_local_kept(gpu);
+	softmig_settle(gpu);
+	return result;
+}
