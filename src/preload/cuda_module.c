@@ -51,7 +51,8 @@ static bool within_limit(struct softmig_gpu *gpu)
 		} \
 		CUresult result = (call); \
 		softmig_gpu_leave(gpu); \
-		softmig_settle_reserved(gpu, reserved); \
+		uint64_t bytes = softmig_settle_reserved(gpu, reserved); \
+		softmig_log(SOFTMIG_LOG_TRACE, "%s: the process holds %llu bytes", __func__, (unsigned long long)bytes); \
 		if (result == CUDA_SUCCESS && !within_limit(gpu)) { \
 			softmig_log(SOFTMIG_LOG_WARN, "refused: code that does not fit on GPU %d", gpu->number); \
 			undo; \
@@ -153,7 +154,8 @@ static CUresult load_function(CUfunction function)
 		}
 		CUresult result = DRIVER(cuFuncLoad)(function);
 		softmig_gpu_leave(gpu);
-		softmig_settle_reserved(gpu, reserved);
+		uint64_t bytes = softmig_settle_reserved(gpu, reserved);
+		softmig_log(SOFTMIG_LOG_TRACE, "a kernel was loaded; the process holds %llu bytes", (unsigned long long)bytes);
 		if (result == CUDA_ERROR_OUT_OF_MEMORY || !within_limit(gpu))
 			return CUDA_ERROR_OUT_OF_MEMORY;
 	}
