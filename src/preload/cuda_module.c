@@ -51,8 +51,8 @@ static bool within_limit(struct softmig_gpu *gpu)
 		} \
 		CUresult result = (call); \
 		softmig_gpu_leave(gpu); \
-		uint64_t bytes = softmig_settle_reserved(gpu, reserved); \
-		softmig_log(SOFTMIG_LOG_TRACE, "%s: the process holds %llu bytes", __func__, (unsigned long long)bytes); \
+		uint64_t holds = softmig_settle_reserved(gpu, reserved); \
+		softmig_log(SOFTMIG_LOG_TRACE, "%s: the process holds %llu bytes", __func__, (unsigned long long)holds); \
 		if (result == CUDA_SUCCESS && !within_limit(gpu)) { \
 			softmig_log(SOFTMIG_LOG_WARN, "refused: code that does not fit on GPU %d", gpu->number); \
 			undo; \
