@@ -196,6 +196,9 @@ function M.judge(ask, offered, problem)
 			if not out then
 				return nil, holds
 			end
+			if holds.shards > 0 and field ~= "node" then
+				return nil, "shards are given per node: ask for shards with --gres"
+			end
 			lists[field] = { out = out, slices = holds.slices }
 			sum.slices, sum.whole = sum.slices + holds.slices, sum.whole + holds.whole
 			sum.shards = sum.shards + holds.shards

@@ -3,6 +3,7 @@
 -- behave as seen in Slurm 22.05: assigning nil to a field raises, unset numbers are NO_VAL.
 local source = assert(arg[1], "usage: lua5.1 slices.lua src/slurm")
 local slices = assert(loadfile(source .. "/softmig_slices.lua"))()
+-- luacheck: globals slurm softmig slurm_job_submit slurm_job_modify slurm_cli_pre_submit
 local failures, count = 0, 0
 
 local function show(value)
@@ -113,7 +114,7 @@ equal("no table: whole GPUs as ever", (slices.translate("gpu:l40s:2", nil, nil, 
 -- the plugin, on a stand-in for Slurm
 local NO_VAL, NO_VAL16 = 4294967294, 65534
 local said, logged
-slurm = { SUCCESS = 0, ERROR = -1 } -- luacheck: globals slurm softmig
+slurm = { SUCCESS = 0, ERROR = -1 }
 function slurm.log_user(format, ...)
 	said[#said + 1] = format:format(...)
 end
@@ -165,9 +166,9 @@ local function submit(fields, record)
 	local proxy, values = job(fields)
 	local rc
 	if record then
-		rc = slurm_job_modify(proxy, record, {}, 0) -- luacheck: globals slurm_job_modify
+		rc = slurm_job_modify(proxy, record, {}, 0)
 	else
-		rc = slurm_job_submit(proxy, {}, 0) -- luacheck: globals slurm_job_submit
+		rc = slurm_job_submit(proxy, {}, 0)
 	end
 	return rc, values
 end
@@ -194,14 +195,16 @@ equal("--gpus-per-socket with two sockets is refused", (submit({ tres_per_socket
 equal("a slice in one option and a GPU in another", (submit({ tres_per_node = "gres:gpu:l40s.2:1", tres_per_job = "gres:gpu:l40s:1" })), -1)
 matches("mixed", said[1], "cannot be mixed")
 equal("two options with slices", (submit({ tres_per_node = "gres:gpu:l40s.2:1", tres_per_job = "gres:gpu:l40s.2:1" })), -1)
+equal("shards in another option than --gres", (submit({ tres_per_task = "gres/shard:l40s:1" })), -1)
+matches("with the option to use", said[1], "ask for shards with %-%-gres")
 equal("slice and whole in one list", (submit({ tres_per_node = "gres:gpu:l40s.2:1,gres:gpu:l40s:1" })), -1)
 equal("cpus per GPU", (submit({ tres_per_node = "gres:gpu:l40s.2:1", cpus_per_tres = "gres:gpu:8" })), -1)
 equal("cpus per whole GPU", (submit({ tres_per_node = "gres:gpu:l40s:1", cpus_per_tres = "gres:gpu:8" })), 0)
 equal("no GPU at all", (submit({})), 0)
-_, values = submit({ tres_per_node = "gres:gpu:l40s:2" })
-equal("whole GPUs are untouched", values.tres_per_node, "gres:gpu:l40s:2")
-_, values = submit({ tres_per_job = "gres:gpu:l40s.2:1", script = "#!/bin/sh", environment = { SLURM_GPUS = "l40s.2:1", PATH = "/bin" } })
-equal("an inner srun does not meet the old name", values.environment, { SLURM_GPUS = "", PATH = "/bin" })
+rc, values = submit({ tres_per_node = "gres:gpu:l40s:2" })
+equal("whole GPUs are untouched", { rc, values.tres_per_node }, { 0, "gres:gpu:l40s:2" })
+rc, values = submit({ tres_per_job = "gres:gpu:l40s.2:1", script = "#!/bin/sh", environment = { SLURM_GPUS = "l40s.2:1", PATH = "/bin" } })
+equal("an inner srun does not meet the old name", { rc, values.environment }, { 0, { SLURM_GPUS = "", PATH = "/bin" } })
 
 -- changes of a pending job
 rc, values = submit({ tres_per_node = "gres:gpu:h200.2:1" }, { tres_per_node = "gres:shard:l40s:2", min_nodes = 1 })
@@ -227,7 +230,7 @@ io.open = open -- luacheck: ignore
 equal("the filter loads", assert(loadfile(folder .. "/cli_filter.lua"))(), 0)
 local function filter(options)
 	said, logged = {}, {}
-	local result = slurm_cli_pre_submit(options, 0) -- luacheck: globals slurm_cli_pre_submit
+	local result = slurm_cli_pre_submit(options, 0)
 	return result, options
 end
 local UNSET = { gpus = "unset", ["gpus-per-task"] = "unset", nodes = "1", ntasks = "1", ["ntasks-per-node"] = "-2", gres = "unset" }

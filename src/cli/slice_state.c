@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+// What root keeps of a job: see slice_state.h.
+#include "cli/slice_state.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "cli/slice_gpus.h"
+#include "slice/ledger.h"
+
+enum { NAME_BYTES = 64, TEXT_BYTES = 8192 };
+
+static void complain(char *why, size_t why_size, const char *what, int error) {
+	const char *advice = error == ENOSPC || error == EDQUOT ? "; " SOFTMIG_STATE_DIR " is full: enlarge its file system or remove stale jobs from it" : "";
+	snprintf(why, why_size, "%s: %s%s", what, strerror(error), advice);
+}
+
+int softmig_state_open(char *why, size_t why_size) {
+	if (mkdir(SOFTMIG_STATE_DIR, 0755) == 0)
+		chmod(SOFTMIG_STATE_DIR, 0755); // whatever the umask
+	int directory = open(SOFTMIG_STATE_DIR, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (directory < 0) {
+		complain(why, why_size, SOFTMIG_STATE_DIR " cannot be opened", errno);
+		return -1;
+	}
+	struct stat status;
+	if (fstat(directory, &status) != 0 || status.st_uid != 0 || (status.st_mode & (S_IWGRP | S_IWOTH)) != 0) {
+		snprintf(why, why_size, SOFTMIG_STATE_DIR " must belong to root and be writable by root alone");
+		close(directory);
+		return -1;
+	}
+	while (flock(directory, LOCK_EX) != 0) {
+		if (errno != EINTR) {
+			complain(why, why_size, SOFTMIG_STATE_DIR " cannot be locked", errno);
+			close(directory);
+			return -1;
+		}
+	}
+	return directory;
+}
+
+static void name_of(char name[NAME_BYTES], uint64_t job, const char *ending) {
+	snprintf(name, NAME_BYTES, "%" PRIu64 "%s", job, ending);
+}
+
+bool softmig_state_has_limits(int directory, uint64_t job) {
+	char name[NAME_BYTES];
+	struct stat status;
+	name_of(name, job, ".conf");
+	return fstatat(directory, name, &status, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+static size_t format_limits(char *text, size_t size, uint64_t job, const struct softmig_limits *limits, int gpus) {
+	char uuid[SOFTMIG_UUID_TEXT];
+	size_t length = (size_t)snprintf(text, size, "# Job %" PRIu64 ", written by softmig slice\n", job);
+	for (int i = 0; i < gpus; i++) {
+		bool whole = limits->memory_bytes[i] % (1 << 20) == 0; // MiB are easier to read
+		softmig_uuid_text(limits->uuid[i], uuid);
+		length += (size_t)snprintf(text + length, size - length,
+		                           "CUDA_DEVICE_MEMORY_LIMIT_%d=%" PRIu64 "%s\nCUDA_DEVICE_SM_LIMIT_%d=%u\nSOFTMIG_GPU_UUID_%d=%s\n",
+		                           i, whole ? limits->memory_bytes[i] >> 20 : limits->memory_bytes[i], whole ? "M" : "", i, limits->sm_pct[i], i, uuid);
+	}
+	if (limits->oom_killer)
+		length += (size_t)snprintf(text + length, size - length, "ACTIVE_OOM_KILLER=1\n");
+	if (limits->share_mode == SOFTMIG_SHARE_BORROW)
+		length += (size_t)snprintf(text + length, size - length, "SOFTMIG_SHARE_MODE=borrow\n");
+	if (limits->log_level >= 0)
+		length += (size_t)snprintf(text + length, size - length, "SOFTMIG_LOG_LEVEL=%d\n", limits->log_level);
+	return length;
+}
+
+int softmig_state_write(int directory, uint64_t job, const struct softmig_limits *limits, int gpus, char *why, size_t why_size) {
+	// 16 GPUs of about 150 bytes and three more lines: the text always fits.
+	char text[TEXT_BYTES], name[NAME_BYTES], temporary[NAME_BYTES];
+	_Static_assert(SOFTMIG_MAX_GPUS * 200 + 256 <= TEXT_BYTES, "room for every GPU");
+	size_t length = format_limits(text, sizeof(text), job, limits, gpus), written = 0;
+	name_of(name, job, ".conf");
+	name_of(temporary, job, ".conf.new");
+	unlinkat(directory, temporary, 0); // of one that was killed: we hold the lock
+	int file = openat(directory, temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (file < 0) {
+		complain(why, why_size, "the limit file cannot be created", errno);
+		return -1;
+	}
+	int error = 0;
+	while (written < length && error == 0) {
+		ssize_t part = write(file, text + written, length - written);
+		if (part > 0)
+			written += (size_t)part;
+		else if (part < 0 && errno != EINTR)
+			error = errno;
+	}
+	if (error == 0 && (fchown(file, 0, 0) != 0 || fchmod(file, 0644) != 0))
+		error = errno;
+	if (close(file) != 0 && error == 0)
+		error = errno;
+	if (error == 0 && renameat(directory, temporary, directory, name) != 0)
+		error = errno;
+	if (error == 0)
+		return 0;
+	unlinkat(directory, temporary, 0);
+	complain(why, why_size, "the limit file cannot be written", error);
+	return -1;
+}
+
+int softmig_state_create_shared(uint64_t job, uid_t uid, gid_t gid, const struct softmig_limits *limits, int gpus, char *why,
+                                size_t why_size) {
+	(void)limits;
+	(void)gpus;
+	char path[sizeof(SOFTMIG_STATE_DIR) + NAME_BYTES];
+	snprintf(path, sizeof(path), SOFTMIG_STATE_DIR "/%" PRIu64 ".ledger", job);
+	int error = softmig_ledger_create(path, uid, gid);
+	if (error == 0)
+		return 0;
+	complain(why, why_size, "the ledger cannot be created", error);
+	return -1;
+}
+
+bool softmig_state_shared_fits(int directory, uint64_t job, uid_t uid) {
+	char name[NAME_BYTES];
+	struct stat status;
+	name_of(name, job, ".ledger");
+	return fstatat(directory, name, &status, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(status.st_mode) && status.st_uid == uid &&
+	       status.st_size == (off_t)sizeof(struct softmig_ledger_file);
+}
+
+int softmig_state_remove(int directory, uint64_t job, char *why, size_t why_size) {
+	static const char *const endings[] = { ".ledger", ".conf.new", ".conf" };
+	char name[NAME_BYTES], what[NAME_BYTES + 32];
+	int result = 0;
+	for (size_t i = 0; i < sizeof(endings) / sizeof(endings[0]); i++) {
+		name_of(name, job, endings[i]);
+		if (unlinkat(directory, name, 0) != 0 && errno != ENOENT) {
+			snprintf(what, sizeof(what), "%s cannot be removed", name);
+			complain(why, why_size, what, errno);
+			result = -1;
+		}
+	}
+	return result;
+}
