@@ -13,8 +13,11 @@
 #include "preload/mode.h"
 #include "slice/log.h"
 
-// Loading a kernel or a module was seen to take 2 to 32 MiB; what little is left is tried in halves.
-#define LOAD_MOST_BYTES (32ull << 20)
+// Loading a kernel was seen to take 2 to 92 MiB (PyTorch's modules, cuBLAS), and nothing tells beforehand. What little is left is
+// tried in halves: a kernel of an almost full slice mostly needs a granule or nothing, and refusing it would end programs that a GPU of
+// this size would run. One that needs more than was left then stands above the limit until the program frees something: it is told
+// so by the error.
+#define LOAD_MOST_BYTES (128ull << 20)
 #define LOAD_LEAST_BYTES SOFTMIG_GRANULE_BYTES
 
 static bool reserve_load(struct softmig_gpu *gpu, uint64_t *reserved_bytes)
@@ -135,58 +138,77 @@ CUresult hook_cuLibraryGetManaged(CUdeviceptr *dptr, size_t *bytes, CUlibrary li
 	LOAD(DRIVER(cuLibraryGetManaged)(dptr, bytes, library, name), (void)0);
 }
 
-// Loads the kernel now, which its launch would do, and promises its local memory.
-static CUresult load_function(CUfunction function)
+// Finds the kernel's function in the current context and loads it, which its first launch would do; promises its local memory.
+// find: the driver's way from handle to function, which loads its module.
+static CUresult load_function(CUfunction *function, CUresult (*find)(CUfunction *, void *), void *handle)
 {
 	struct softmig_gpu *gpu = softmig_gpu_current();
-	CUfunctionLoadingState state = CU_FUNCTION_LOADING_STATE_LOADED;
 	uint64_t reserved;
 	int local_bytes = 0;
 
 	if (gpu == NULL)
-		return CUDA_SUCCESS;
-	if (SOFTMIG_HAS(cuFuncIsLoaded) && SOFTMIG_HAS(cuFuncLoad) &&
-	    DRIVER(cuFuncIsLoaded)(&state, function) == CUDA_SUCCESS && state == CU_FUNCTION_LOADING_STATE_UNLOADED) {
-		softmig_gpu_enter(gpu);
-		if (!reserve_load(gpu, &reserved)) {
-			softmig_gpu_leave(gpu);
-			return CUDA_ERROR_OUT_OF_MEMORY;
-		}
-		CUresult result = DRIVER(cuFuncLoad)(function);
+		return find(function, handle);
+	softmig_gpu_enter(gpu);
+	if (!reserve_load(gpu, &reserved)) {
 		softmig_gpu_leave(gpu);
-		uint64_t bytes = softmig_settle_reserved(gpu, reserved);
-		softmig_log(SOFTMIG_LOG_TRACE, "a kernel was loaded; the process holds %llu bytes", (unsigned long long)bytes);
-		if (result == CUDA_ERROR_OUT_OF_MEMORY || !within_limit(gpu))
-			return CUDA_ERROR_OUT_OF_MEMORY;
+		return CUDA_ERROR_OUT_OF_MEMORY;
 	}
-	if (DRIVER(cuFuncGetAttribute)(&local_bytes, CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES, function) == CUDA_SUCCESS &&
+	CUresult result = find(function, handle);
+	if (result == CUDA_SUCCESS && SOFTMIG_HAS(cuFuncLoad))
+		result = DRIVER(cuFuncLoad)(*function);
+	softmig_gpu_leave(gpu);
+	uint64_t holds = softmig_settle_reserved(gpu, reserved);
+	softmig_log(SOFTMIG_LOG_TRACE, "a kernel was found and loaded; the process holds %llu bytes", (unsigned long long)holds);
+	if (result != CUDA_SUCCESS)
+		return result;
+	if (!within_limit(gpu)) {
+		softmig_log(SOFTMIG_LOG_WARN, "refused: a kernel whose code does not fit on GPU %d", gpu->number);
+		return CUDA_ERROR_OUT_OF_MEMORY;
+	}
+	if (DRIVER(cuFuncGetAttribute)(&local_bytes, CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES, *function) == CUDA_SUCCESS &&
 	    local_bytes > 0 && !softmig_local_promise(gpu, (uint64_t)local_bytes))
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	return CUDA_SUCCESS;
 }
 
+struct name_in_module {
+	CUmodule module;
+	const char *name;
+};
+
+static CUresult find_in_module(CUfunction *function, void *handle)
+{
+	const struct name_in_module *wanted = handle;
+	return DRIVER(cuModuleGetFunction)(function, wanted->module, wanted->name);
+}
+
+static CUresult find_of_kernel(CUfunction *function, void *handle)
+{
+	return DRIVER(cuKernelGetFunction)(function, handle);
+}
+
 CUresult hook_cuModuleGetFunction(CUfunction *hfunc, CUmodule hmod, const char *name)
 {
-	CUresult result = DRIVER(cuModuleGetFunction)(hfunc, hmod, name);
-	return result == CUDA_SUCCESS ? load_function(*hfunc) : result;
+	struct name_in_module wanted = {hmod, name};
+	return load_function(hfunc, find_in_module, &wanted);
 }
 
 CUresult hook_cuKernelGetFunction(CUfunction *pFunc, CUkernel kernel)
 {
-	CUresult result = DRIVER(cuKernelGetFunction)(pFunc, kernel);
-	return result == CUDA_SUCCESS ? load_function(*pFunc) : result;
+	return load_function(pFunc, find_of_kernel, kernel);
 }
 
-// A kernel handle is good for every context; where one is current, that is where it will be launched.
+// A kernel handle is good for every context; where one is current, that is where it will be launched. What cannot be had there is
+// said at the launch, as without us, but for memory.
 CUresult hook_cuLibraryGetKernel(CUkernel *pKernel, CUlibrary library, const char *name)
 {
 	CUresult result = DRIVER(cuLibraryGetKernel)(pKernel, library, name);
 	CUfunction function;
 
-	if (result != CUDA_SUCCESS || softmig_gpu_current() == NULL ||
-	    DRIVER(cuKernelGetFunction)(&function, *pKernel) != CUDA_SUCCESS)
-		return result;
-	return load_function(function);
+	if (result == CUDA_SUCCESS && SOFTMIG_HAS(cuKernelGetFunction) && softmig_gpu_current() != NULL &&
+	    load_function(&function, find_of_kernel, *pKernel) == CUDA_ERROR_OUT_OF_MEMORY)
+		return CUDA_ERROR_OUT_OF_MEMORY;
+	return result;
 }
 
 // A larger stack is taken at once; the buffers of printf and malloc when a kernel first needs them.

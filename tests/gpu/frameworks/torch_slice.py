@@ -50,6 +50,8 @@ with part("results"):
 
 with part("limit and recovery"):
     counts = []
+    # kernels are loaded when they are first used, and a full slice has no room for their code, nor has a full GPU
+    float(torch.empty(MIB, dtype=torch.uint8, device="cuda").fill_(7)[::4096].sum(dtype=torch.int64).item())
     for cycle in range(3):
         clear()
         free, _ = torch.cuda.mem_get_info()
@@ -62,8 +64,8 @@ with part("limit and recovery"):
                   free // piece - 2 <= len(held) <= free // piece)
             left, _ = torch.cuda.mem_get_info()
             check("free when full", f"< {3 * piece}", left, left < 3 * piece)
-        value = float(held[-1].fill_(7).sum(dtype=torch.int64).item()) if held else 0
-        check(f"cycle {cycle + 1}: the last piece holds what was written", 7.0 * piece, value)
+        value = float(held[-1].fill_(7)[::4096].sum(dtype=torch.int64).item()) if held else 0
+        check(f"cycle {cycle + 1}: the last piece holds what was written", 7.0 * (piece // 4096), value)
         del held
     clear()
     check("the same number in each cycle", [counts[0]] * 3, counts)
