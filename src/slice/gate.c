@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0
+// The decision; see gate.h. docs/share.md gives the reasons for the figures.
+#include "slice/gate.h"
+
+#define US INT64_C(1000)
+#define MS INT64_C(1000000)
+// How much estimated work may be on its way to the GPU, with a limit and without one.
+#define AHEAD_NS (5 * MS)
+#define AHEAD_FREE_NS (10 * MS)
+// Enough to keep the GPU busy while a sleeper wakes up.
+#define AHEAD_MIN_NS (MS / 2)
+// One decision is good for so much work and time.
+#define CREDIT_NS (2 * MS)
+#define VALID_NS (2 * MS)
+// Out of tokens, a job waits for a stretch of work: one wake-up for many launches, and pauses of about 10 ms.
+#define STRETCH_NS (2 * MS)
+#define STRETCH_TURN_NS (4 * MS)
+#define STRETCH_PER_PCT_NS (MS / 10)
+#define STRETCH_TURN_PER_PCT_NS (MS / 5)
+// Several processes of a job are time-sliced among themselves, the better the longer they work.
+#define STRETCH_SIBLINGS_NS (6 * MS)
+#define STRETCH_SIBLINGS_PER_PCT_NS (MS * 3 / 10)
+// Neighbours come and go with every turn; what a job saved up while it waited for them it keeps so long.
+#define CONTESTED_NS ((uint64_t)(200 * MS))
+#define SIBLINGS_NS ((uint64_t)(200 * MS))
+#define LINGER_NS ((int64_t)SOFTMIG_TURN_LINGER_NS)
+// Around the moment when a turn may become free its next holder polls, so long.
+#define POLL_NS ((uint64_t)(150 * US))
+#define FRESH_NS (2 * MS)
+// Bursts between others' turns: a sixteenth of the pause before, at most this.
+#define BURST_NS (2 * MS)
+#define BURST_PAUSE 16
+// Limits change while a launch sleeps.
+#define NAP_NS (50 * MS)
+#define NAP_TURN_NS (MS / 2)
+#define NAP_LATE_NS (200 * US)
+#define NAP_MIN_NS (30 * US)
+
+static int64_t least(int64_t a, int64_t b)
+{
+	return a < b ? a : b;
+}
+
+static int64_t most(int64_t a, int64_t b)
+{
+	return a > b ? a : b;
+}
+
+static unsigned effective_pct(const struct softmig_gate *gate, unsigned pct, bool borrow)
+{
+	if (pct < 1 || pct > 100 || (borrow && !gate->contested))
+		return 100;
+	return pct;
+}
+
+static int64_t allowance(const struct softmig_gate *gate, uint64_t now_ns)
+{
+	return gate->contested_ns != 0 && now_ns < gate->contested_ns + CONTESTED_NS ? SOFTMIG_SHARE_TURN_ALLOWANCE_NS : SOFTMIG_SHARE_ALLOWANCE_NS;
+}
+
+static struct softmig_gate_answer wait_until(enum softmig_gate_reason reason, uint64_t until_ns, bool soon)
+{
+	return (struct softmig_gate_answer){.reason = reason, .until_ns = until_ns, .soon = soon};
+}
+
+uint64_t softmig_gate_bill(struct softmig_gate *gate, struct softmig_share *share, unsigned pct, bool borrow, uint64_t from_ns,
+                           uint64_t to_ns, uint64_t now_ns)
+{
+	uint64_t busy_ns = softmig_share_bill(share, gate->tag, from_ns, to_ns, now_ns);
+	uint64_t since_ns = (to_ns < now_ns ? to_ns : now_ns) - busy_ns;
+	if (gate->sharers > 0)
+		busy_ns /= (uint64_t)gate->sharers + 1;
+	gate->busy_last_ns = now_ns;
+	if (busy_ns == 0)
+		return 0;
+	softmig_share_charge(share, effective_pct(gate, pct, borrow), busy_ns, since_ns, allowance(gate, now_ns));
+	softmig_share_count(share, busy_ns, 0, now_ns);
+	return busy_ns;
+}
+
+static struct softmig_gate_answer go(struct softmig_gate *gate, struct softmig_share *share, const struct softmig_gate_ask *ask,
+                                     int64_t credit_ns, uint64_t valid_until_ns)
+{
+	credit_ns = least(credit_ns, CREDIT_NS);
+	atomic_store_explicit(&gate->valid_until_ns, valid_until_ns, memory_order_relaxed);
+	atomic_store_explicit(&gate->credit_ns, credit_ns - (int64_t)ask->estimate_ns, memory_order_relaxed);
+	gate->busy_last_ns = ask->now_ns;
+	if (!ask->in_flight) // the pause before is over, and what other processes of the job did in it is seen
+		softmig_gate_bill(gate, share, ask->pct, ask->borrow, ask->now_ns, ask->now_ns, ask->now_ns);
+	if (softmig_share_others(share, gate->tag, ask->now_ns) > ask->now_ns)
+		atomic_store_explicit(&share->siblings_ns, ask->now_ns, memory_order_relaxed);
+	uint64_t ahead_ns = (uint64_t)most(credit_ns, (int64_t)ask->estimate_ns);
+	softmig_share_mark(share, gate->tag, ask->now_ns + ask->outstanding_ns + ahead_ns, ask->now_ns);
+	return (struct softmig_gate_answer){.reason = SOFTMIG_GATE_GO};
+}
+
+// Nothing of the job is on the GPU: the turn is not needed.
+static void pass_on(struct softmig_gate *gate, struct softmig_share *share, struct softmig_turn *turn, unsigned pct,
+                    uint64_t keep_ns, uint64_t now_ns)
+{
+	softmig_share_mark(share, gate->tag, 0, now_ns);
+	if (turn && gate->contested && softmig_share_others(share, gate->tag, now_ns) <= now_ns)
+		softmig_turn_release(turn, pct, keep_ns, now_ns);
+}
+
+// Kept in the ledger, so that all of them ask for the same stretch and none is always first.
+static bool has_siblings(const struct softmig_share *share, uint64_t now_ns)
+{
+	uint64_t seen_ns = atomic_load_explicit(&share->siblings_ns, memory_order_relaxed);
+	return seen_ns <= now_ns && now_ns < seen_ns + SIBLINGS_NS;
+}
+
+static bool lacks_tokens(struct softmig_gate *gate, struct softmig_share *share, struct softmig_turn *turn, unsigned pct,
+                         const struct softmig_gate_ask *ask, int64_t tokens_ns, struct softmig_gate_answer *answer)
+{
+	uint64_t now_ns = ask->now_ns;
+	int64_t stretch_ns = has_siblings(share, now_ns) ? least(STRETCH_SIBLINGS_NS, (int64_t)pct * STRETCH_SIBLINGS_PER_PCT_NS) : gate->contested ? least(STRETCH_TURN_NS, (int64_t)pct * STRETCH_TURN_PER_PCT_NS)
+	                                     : least(STRETCH_NS, (int64_t)pct * STRETCH_PER_PCT_NS);
+	int64_t need_ns = gate->over ? stretch_ns : 0;
+	if (tokens_ns >= need_ns) {
+		// The job's other GPUs are about to be ready as well: go together, so that ranks of one collective do not wait for
+		// each other on the GPU. Nothing is lost by it while the bucket is not full.
+		if (gate->over && !ask->in_flight && ask->level_ns > now_ns &&
+		    softmig_share_tokens(share, pct, ask->level_ns, SOFTMIG_SHARE_ALLOWANCE_NS) < SOFTMIG_SHARE_ALLOWANCE_NS) {
+			*answer = wait_until(SOFTMIG_GATE_BUDGET, ask->level_ns, false);
+			return true;
+		}
+		gate->over = false;
+		return false;
+	}
+	gate->over = true;
+	uint64_t until_ns = softmig_share_when(share, pct, now_ns, stretch_ns + (int64_t)ask->outstanding_ns);
+	if (!ask->in_flight) {
+		pass_on(gate, share, turn, pct, 0, now_ns);
+		if (turn && gate->contested)
+			softmig_turn_leave(turn, now_ns);
+	} else if (until_ns > now_ns + ask->outstanding_ns) {
+		until_ns = now_ns + (uint64_t)most((int64_t)ask->outstanding_ns, NAP_LATE_NS);
+	}
+	if (until_ns > now_ns + (uint64_t)NAP_NS)
+		until_ns = now_ns + (uint64_t)NAP_NS;
+	*answer = wait_until(SOFTMIG_GATE_BUDGET, until_ns, false);
+	return true;
+}
+
+static uint64_t held(const struct softmig_turn *turn)
+{
+	return atomic_load_explicit(&turn->own->hold_until_ns, memory_order_relaxed);
+}
+
+static bool turn_is_fresh(const struct softmig_turn *turn, uint64_t now_ns)
+{
+	return now_ns < atomic_load_explicit(&turn->own->hold_since_ns, memory_order_relaxed) + (uint64_t)FRESH_NS;
+}
+
+static struct softmig_gate_answer wait_for_turn(const struct softmig_turn_answer *place, uint64_t now_ns)
+{
+	uint64_t until_ns = now_ns + (uint64_t)NAP_TURN_NS;
+	if (place->until_ns < until_ns)
+		until_ns = place->until_ns;
+	if (!place->next)
+		return wait_until(SOFTMIG_GATE_TURN, until_ns, false);
+	if (now_ns + POLL_NS < place->free_ns) // sleep until shortly before
+		return wait_until(SOFTMIG_GATE_TURN, until_ns < place->free_ns ? until_ns : place->free_ns, true);
+	if (now_ns < place->free_ns + POLL_NS || place->until_ns < now_ns + POLL_NS)
+		return wait_until(SOFTMIG_GATE_TURN, now_ns, true);
+	return wait_until(SOFTMIG_GATE_TURN, now_ns + POLL_NS, false);
+}
+
+static struct softmig_gate_answer decide(struct softmig_gate *gate, struct softmig_share *share, struct softmig_turn *turn,
+                                               const struct softmig_gate_ask *ask)
+{
+	struct softmig_gate_answer answer;
+	uint64_t now_ns = ask->now_ns;
+	int others = turn ? softmig_turn_others(turn, now_ns) : 0;
+	gate->contested = others > 0;
+	if (others > 0)
+		gate->contested_ns = now_ns;
+	unsigned pct = effective_pct(gate, ask->pct, ask->borrow), turn_pct = ask->pct >= 1 && ask->pct <= 100 ? ask->pct : 100;
+	int64_t outstanding_ns = (int64_t)ask->outstanding_ns, estimate_ns = (int64_t)ask->estimate_ns;
+	int64_t credit_ns = CREDIT_NS;
+
+	// Only the program's own pauses count, not those that it was told to make.
+	if (!gate->waits && gate->busy_last_ns != 0 && now_ns > gate->busy_last_ns && !ask->in_flight)
+		gate->burst_ns = least(BURST_NS, gate->burst_ns + (int64_t)(now_ns - gate->busy_last_ns) / BURST_PAUSE);
+	gate->busy_last_ns = now_ns;
+	if (!ask->in_flight)
+		softmig_share_mark(share, gate->tag, 0, now_ns);
+
+	uint64_t drained_ns = now_ns + (uint64_t)outstanding_ns;
+	if (turn && ask->in_flight && held(turn) != 0 && held(turn) < drained_ns + (uint64_t)(LINGER_NS / 2))
+		softmig_turn_hold(turn, turn_pct, drained_ns + (uint64_t)LINGER_NS, now_ns); // the work takes longer than announced
+
+	if (pct < 100) {
+		int64_t tokens_ns = softmig_share_tokens(share, pct, now_ns, allowance(gate, now_ns)) - outstanding_ns;
+		if (lacks_tokens(gate, share, turn, turn_pct, ask, tokens_ns, &answer))
+			return answer;
+		credit_ns = least(credit_ns, tokens_ns);
+	} else {
+		gate->over = false;
+	}
+
+	int64_t ahead_ns = pct < 100 || others > 0 ? AHEAD_NS : AHEAD_FREE_NS;
+	int64_t room_ns = most(ahead_ns - estimate_ns, AHEAD_MIN_NS);
+	if (ask->in_flight && outstanding_ns > room_ns)
+		return wait_until(SOFTMIG_GATE_AHEAD, now_ns + (uint64_t)most(outstanding_ns - room_ns / 2 - AHEAD_MIN_NS / 2, NAP_MIN_NS),
+		                  false);
+	credit_ns = least(credit_ns, ahead_ns - outstanding_ns);
+
+	if (!turn) {
+		gate->sharers = 0;
+		return go(gate, share, ask, credit_ns, now_ns + (uint64_t)VALID_NS);
+	}
+	bool mine = others == 0 || held(turn) > now_ns;
+	if (!mine && gate->burst_ns >= estimate_ns) {
+		gate->burst_ns -= estimate_ns;
+		gate->sharers = others;
+		softmig_turn_burst(turn, drained_ns + ask->estimate_ns * (uint64_t)(others + 1), now_ns);
+		return go(gate, share, ask, 0, 0);
+	}
+	struct softmig_turn_answer place = softmig_turn_ask(turn, turn_pct, now_ns);
+	switch (place.verdict) {
+	case SOFTMIG_TURN_MINE:
+		room_ns = (int64_t)(place.until_ns - now_ns) - outstanding_ns;
+		// A turn that has just begun fits at least one command, however long.
+		if (estimate_ns / 2 <= room_ns || (!ask->in_flight && turn_is_fresh(turn, now_ns))) {
+			credit_ns = least(credit_ns, room_ns);
+			uint64_t hold_until_ns = drained_ns + (uint64_t)(most(credit_ns, estimate_ns) + LINGER_NS);
+			if (!softmig_turn_hold(turn, turn_pct, hold_until_ns, now_ns))
+				return wait_until(SOFTMIG_GATE_TURN, now_ns, true);
+			gate->sharers = softmig_turn_sharers(turn, now_ns);
+			return go(gate, share, ask, credit_ns, hold_until_ns - (uint64_t)(LINGER_NS / 2));
+		}
+		__attribute__((fallthrough)); // what is left of the turn is too short for this command
+	case SOFTMIG_TURN_OVER:
+		if (ask->in_flight) {
+			softmig_turn_hold(turn, turn_pct, drained_ns + (uint64_t)LINGER_NS, now_ns);
+			return wait_until(SOFTMIG_GATE_DRAIN, now_ns + (uint64_t)most(outstanding_ns, 0), true);
+		}
+		if (softmig_share_others(share, gate->tag, now_ns) > now_ns) // the job's other processes are still at work
+			return wait_until(SOFTMIG_GATE_DRAIN, now_ns + (uint64_t)(NAP_TURN_NS / 4), false);
+		softmig_turn_release(turn, turn_pct, 0, now_ns);
+		return wait_until(SOFTMIG_GATE_TURN, now_ns, true);
+	case SOFTMIG_TURN_WAIT:
+		return wait_for_turn(&place, now_ns);
+	case SOFTMIG_TURN_ALONE:
+		gate->sharers = softmig_turn_sharers(turn, now_ns);
+		softmig_turn_hold(turn, turn_pct, drained_ns + (uint64_t)(most(credit_ns, estimate_ns) + LINGER_NS), now_ns);
+		break;
+	case SOFTMIG_TURN_PLAIN:
+		gate->sharers = others;
+		break;
+	}
+	return go(gate, share, ask, credit_ns, now_ns + (uint64_t)VALID_NS);
+}
+
+struct softmig_gate_answer softmig_gate_decide(struct softmig_gate *gate, struct softmig_share *share, struct softmig_turn *turn,
+                                               const struct softmig_gate_ask *ask)
+{
+	struct softmig_gate_answer answer = decide(gate, share, turn, ask);
+	gate->waits = answer.reason != SOFTMIG_GATE_GO;
+	return answer;
+}
+
+void softmig_gate_drained(struct softmig_gate *gate, struct softmig_share *share, struct softmig_turn *turn, unsigned pct,
+                          uint64_t now_ns)
+{
+	gate->busy_last_ns = now_ns;
+	atomic_store_explicit(&gate->credit_ns, 0, memory_order_relaxed); // the next launch begins anew
+	pass_on(gate, share, turn, pct, (uint64_t)LINGER_NS, now_ns);
+}
