@@ -10,6 +10,7 @@
 #include "preload/hook.h"
 #include "preload/local.h"
 #include "preload/mode.h"
+#include "preload/oom_killer.h"
 #include "preload/uuid.h"
 #include "slice/log.h"
 
@@ -230,6 +231,20 @@ void softmig_settle_if_due(struct softmig_gpu *gpu)
 		softmig_settle(gpu);
 }
 
+// Who holds what, for whoever reads the log after a refusal.
+static void log_holders(const struct softmig_gpu *gpu)
+{
+	struct softmig_ledger_process process;
+	int cursor = 0;
+
+	if (softmig_log_level() < SOFTMIG_LOG_WARN)
+		return;
+	while (softmig_ledger_next(softmig_ledger_now()->file, &cursor, &process))
+		if (process.used_bytes[gpu->ledger] != 0)
+			softmig_log(SOFTMIG_LOG_WARN, "process %d holds %llu bytes on GPU %d", (int)process.pid,
+			            (unsigned long long)process.used_bytes[gpu->ledger], gpu->number);
+}
+
 bool softmig_charge(struct softmig_gpu *gpu, enum softmig_ledger_kind kind, uint64_t bytes, const char *what)
 {
 	struct softmig_ledger *ledger = softmig_ledger_now();
@@ -248,6 +263,8 @@ bool softmig_charge(struct softmig_gpu *gpu, enum softmig_ledger_kind kind, uint
 	softmig_log(SOFTMIG_LOG_WARN, "refused: %s of %llu bytes on GPU %d; the slice has %llu, used %llu", what,
 	            (unsigned long long)bytes, gpu->number, (unsigned long long)limit,
 	            (unsigned long long)softmig_gpu_used_bytes(gpu));
+	log_holders(gpu);
+	softmig_oom_kill(gpu);
 	return false;
 }
 
