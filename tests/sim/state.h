@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the simulated GPUs know, shared by all processes: one mapped file. Owns: its layout, its lock, who is alive, how many bytes
+// each process holds on each GPU. Must never: keep anything that only one process's code understands (no pointers), or depend on
+// the order in which a killed process wrote: whatever it left is discarded with it.
+#ifndef SOFTMIG_SIM_STATE_H
+#define SOFTMIG_SIM_STATE_H
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define SIM_MAGIC 0x334d49534d54464full
+#define SIM_GPUS 16
+#define SIM_PROCESSES 512
+#define SIM_CONTEXTS 512
+#define SIM_STREAMS 256
+#define SIM_COMMANDS 1024
+#define SIM_SHARED_BLOCKS 1024
+#define SIM_HOLDERS 16
+#define SIM_SAMPLES 64 // windows of utilisation kept per GPU
+#define SIM_SAMPLE_NS (1000000000ull / 6)
+#define SIM_ACCOUNTING 128
+
+#define SIM_MIB 1048576ull
+#define SIM_GRANULE (2 * SIM_MIB)
+
+enum sim_command_state { SIM_FREE, SIM_QUEUED, SIM_RUNNING, SIM_DONE };
+enum sim_command_kind {
+	SIM_KERNEL, // needs its context's time slice for left_ns
+	SIM_COPY,   // left_ns on a copy engine, whoever has the slice
+	SIM_MARK,   // takes no time; kept until its process has read end_ns
+	SIM_WAIT,   // holds its stream until another command is done
+	SIM_HOST,   // holds its stream until its process has called the function
+	SIM_POLL,   // holds its stream until its process has seen a value in memory
+};
+
+struct sim_command {
+	uint32_t state;
+	uint16_t kind, stream;
+	int32_t next;       // of the stream, or of the free list; -1: none
+	uint32_t width_ppm; // part of the GPU that it fills
+	uint64_t sequence;  // order of submission, never used twice; 0: free
+	uint64_t left_ns;
+	uint64_t end_ns;
+	int32_t wait_context, wait_command; // of a SIM_WAIT; a SIM_MARK or SIM_HOST has its owner's tag in wait_context
+	uint64_t wait_sequence;
+};
+
+struct sim_stream_queue {
+	int32_t head, tail;
+	uint32_t flags; // SIM_STREAM_*
+	uint32_t pending;
+};
+enum { SIM_STREAM_USED = 1, SIM_STREAM_LEGACY = 2, SIM_STREAM_BLOCKING = 4 };
+
+// A context as the hardware sees it: what it has to do on one GPU.
+struct sim_context_queue {
+	uint32_t used;
+	int32_t process, gpu;
+	int32_t free_head;
+	uint32_t pending;
+	uint32_t done_marks; // finished, not yet read
+	uint32_t copies;     // under way
+	uint64_t busy_ns;
+	uint64_t active[SIM_STREAMS / 64]; // streams with something queued
+	struct sim_stream_queue stream[SIM_STREAMS];
+	struct sim_command command[SIM_COMMANDS];
+};
+
+struct sim_process {
+	int32_t pid; // 0: free; as its owner sees it
+	int32_t slot_state;
+	uint64_t generation;
+	uint64_t start_ns; // CLOCK_REALTIME
+	uint64_t used_bytes[SIM_GPUS];
+	uint64_t peak_bytes[SIM_GPUS];
+	uint32_t contexts[SIM_GPUS];
+	uint64_t busy_ns[SIM_GPUS];
+	uint64_t window_ns[SIM_GPUS][2]; // busy in the running and in the last whole sample window
+	uint64_t window_index[SIM_GPUS];
+	char name[64];
+};
+
+struct sim_gpu {
+	char model[32];
+	char name[64];
+	uint8_t uuid[16];
+	uint64_t total_bytes;    // as NVML has it
+	uint64_t reserved_bytes; // firmware and driver: neither free nor a process's
+	int32_t processors, capability;
+	uint64_t context_bytes, next_context_bytes; // what a process's first and each further context costs
+	// the timeline, see timeline.c
+	uint64_t clock_ns;
+	int32_t current;
+	int32_t context_count, context[SIM_CONTEXTS]; // those on this GPU, in the order of their turns
+	uint64_t slice_left_ns, switch_left_ns;
+	uint64_t busy_ns;
+	uint64_t sample_index;
+	uint64_t sample_ns[SIM_SAMPLES];
+	uint32_t compute_mode, accounting;
+	struct {
+		int32_t pid;
+		uint32_t running;
+		uint64_t peak_bytes, busy_ns, start_ns, end_ns;
+	} history[SIM_ACCOUNTING];
+	uint32_t history_next;
+};
+
+// Memory that more than one process may hold: exported VMM handles, pools, IPC. It lives until the last holder lets go; it is charged
+// to the process that made it, and to the next holder when that one dies.
+struct sim_shared_block {
+	uint32_t used;
+	int32_t gpu;
+	uint64_t id, bytes;
+	int32_t owner; // process slot that is charged
+	int32_t backing_pid, backing_fd;
+	uint64_t backing_offset;
+	struct {
+		int32_t process;
+		uint32_t count;
+	} holder[SIM_HOLDERS];
+};
+
+struct sim_state {
+	uint64_t magic;
+	uint64_t size_bytes;
+	pthread_mutex_t lock;
+	int32_t gpu_count;
+	uint64_t slice_ns, switch_ns, idle_switch_ns;
+	uint64_t next_id, next_sequence;
+	char config[512];
+	struct sim_gpu gpu[SIM_GPUS];
+	struct sim_process process[SIM_PROCESSES];
+	struct sim_shared_block block[SIM_SHARED_BLOCKS];
+	struct sim_context_queue context[SIM_CONTEXTS];
+};
+
+extern struct sim_state *sim_state; // mapped by sim_state_open
+
+// Maps (and, if need be, makes) the state. Returns 0 or an errno. Thread-safe, cheap when done.
+int sim_state_open(void);
+// The lock over everything in the state. Repairs what a process killed inside left behind.
+void sim_lock(void);
+void sim_unlock(void);
+
+uint64_t sim_now_ns(void);
+uint64_t sim_realtime_ns(void);
+
+// This process's slot, taken at the first call (lock held). -1: table full.
+int sim_process_claim(void);
+// The pid of slot as the caller's PID namespace knows it; 0: dead (lock held).
+int sim_process_pid(int slot);
+// Discards processes that are no more: memory, contexts, queued work (lock held). Returns how many.
+int sim_reap(void);
+void sim_process_discard(int slot);
+
+// Bytes in use on gpu by all processes (lock held, the dead included until reaped).
+uint64_t sim_gpu_used(int gpu);
+// Physical bytes that processes may have.
+uint64_t sim_gpu_capacity(int gpu);
+// Takes or gives physical memory for slot (lock held). False: the GPU has no more.
+bool sim_charge(int slot, int gpu, uint64_t bytes);
+void sim_uncharge(int slot, int gpu, uint64_t bytes);
+
+// SOFTMIG_SIM_FAULT: the argument of fault `name`, -1 where it is not asked for ("alloc:7" -> 7; without argument: 0).
+long sim_fault(const char *name);
+uint64_t sim_env_bytes(const char *name, uint64_t fallback);
+long sim_env_number(const char *name, long fallback);
+#endif
