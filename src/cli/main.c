@@ -108,7 +108,7 @@ static void print_help(void)
 	puts("Usage: softmig VERB [options]\nSlices of NVIDIA GPUs: run programs in them, look at them, manage them.\n\nVerbs:");
 	for (size_t i = 0; i < VERBS; i++)
 		printf("  %-10s %s\n", verbs[i]->name, verbs[i]->summary);
-	puts("\nsoftmig VERB --help and the manual page softmig-VERB(1) say more.\n"
+	puts("\nsoftmig VERB --help and man softmig-VERB say more.\n"
 	     "Exit status: 0 done, 1 failed, 2 wrong usage.");
 }
 

@@ -151,6 +151,7 @@ struct softmig_ledger_process {
 	uint64_t pid_ns;
 	uint64_t claimed_ns;                        // CLOCK_BOOTTIME
 	uint64_t used_bytes[SOFTMIG_MAX_GPUS];      // tracked and overhead
+	uint64_t overhead_bytes[SOFTMIG_MAX_GPUS];  // of these
 	uint64_t peak_bytes[SOFTMIG_MAX_GPUS];
 	uint64_t busy_ns[SOFTMIG_MAX_GPUS];
 	uint64_t throttled_ns[SOFTMIG_MAX_GPUS];

@@ -308,8 +308,9 @@ bool softmig_ledger_next(const struct softmig_ledger_file *file, int *cursor, st
 		process->claimed_ns = atomic_load_explicit(&slot->claimed_ns, memory_order_relaxed);
 		for (int i = 0; i < SOFTMIG_MAX_GPUS; i++) {
 			const struct softmig_ledger_use *use = &slot->use[i];
+			process->overhead_bytes[i] = atomic_load_explicit(&use->overhead_bytes, memory_order_relaxed);
 			process->used_bytes[i] = add_saturated(atomic_load_explicit(&use->tracked_bytes, memory_order_relaxed),
-			                                       atomic_load_explicit(&use->overhead_bytes, memory_order_relaxed));
+			                                       process->overhead_bytes[i]);
 			process->peak_bytes[i] = atomic_load_explicit(&use->peak_bytes, memory_order_relaxed);
 			process->busy_ns[i] = atomic_load_explicit(&use->busy_ns, memory_order_relaxed);
 			process->throttled_ns[i] = atomic_load_explicit(&use->throttled_ns, memory_order_relaxed);
