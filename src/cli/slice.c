@@ -11,7 +11,9 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "cli/library.h"
 #include "cli/slice_gpus.h"
+#include "cli/slice_log.h"
 #include "cli/slice_state.h"
 #include "slice/log.h"
 
@@ -44,7 +46,7 @@ static int run(int argc, char **argv);
 const struct softmig_verb softmig_verb_slice = {
 	.name = "slice",
 	.arguments = "create|resize|delete --job ID [options]",
-	.summary = "makes, changes and removes the slice of a Slurm job (root; prolog and epilog call it)",
+	.summary = "Make, change and remove the slice of a Slurm job (prolog and epilog call it)",
 	.help = "softmig slice create --job ID --uid UID [--gid GID] --gpu GPU=SHARDS/TOTAL [--gpu ...] [--replace]\n"
 		"softmig slice resize --job ID [--gpu GPU=SHARDS/TOTAL ...] [--memory SIZE] [--sm PERCENT]\n"
 		"softmig slice delete --job ID\n"
@@ -61,7 +63,8 @@ const struct softmig_verb softmig_verb_slice = {
 		"  --sm PERCENT         of each GPU's compute time: 1 to 100\n"
 		"  --share-mode MODE    cap: never more than the share; borrow: also what neighbours leave idle\n"
 		"  --oom-killer 0|1     kill the job's processes on a GPU where an allocation was refused\n"
-		"  --log-level 0..4     of the job's programs\n",
+		"  --log-level 0..4     of the job's programs\n"
+		"  --help               this text\n",
 	.run = run,
 };
 static const struct softmig_verb *const verb = &softmig_verb_slice;
@@ -279,6 +282,7 @@ static int create(const struct arguments *arguments) {
 		fail(arguments, "%s", why);
 		goto out;
 	}
+	softmig_slice_log_make(SOFTMIG_LOG_DIR, arguments->job, arguments->uid, arguments->has_gid ? arguments->gid : 0); // a job can do without
 	// The limit file last: it is what makes the slice.
 	gid_t gid = arguments->has_gid ? arguments->gid : 0;
 	if (softmig_state_create_shared(arguments->job, arguments->uid, gid, &limits, arguments->requests, why, sizeof(why)) != 0 ||
