@@ -3,7 +3,8 @@
 # For bats files: load node; on_a_node COMMAND...
 
 # on_a_node COMMAND...: runs it as root in namespaces of its own (mounts, pids), with / an overlay of this machine's. The
-# build, the sources and $work are what they are outside, /run and /tmp are empty, /proc is right.
+# build, the sources and $work are what they are outside, /run and /tmp are empty, /proc is right. What has been changed of /
+# is in /tmp/changes, where a character device stands for what was removed.
 # shellcheck disable=SC2016
 on_a_node() {
 	unshare --mount --pid --fork --kill-child bash -c '
@@ -22,6 +23,9 @@ on_a_node() {
 			mkdir -p "$root$path"
 			mount --bind "$path" "$root$path"
 		done
+		mkdir "$root/tmp/changes" "$root/tmp/before"
+		mount --bind "$node/changes" "$root/tmp/changes"
+		mount --bind -o ro / "$root/tmp/before"
 		cd /
 		exec chroot "$root" "$@"' on_a_node "$node" "$@"
 }
@@ -58,3 +62,15 @@ library_set() {
 		__attribute__((constructor)) static void nobody_only(void) { if (getuid() != 0) _exit(3); }'
 	echo "not a library" >"$work/text.so"
 }
+
+# left_behind: on a node, the files that are not as on this machine, the package managers' own books apart.
+left_behind() {
+	(cd /tmp/changes && find . \( -path ./var/lib/dpkg -o -path ./var/lib/rpm -o -path ./usr/lib/sysimage -o -path ./var/cache \
+		-o -path ./var/log/dpkg.log -o -path ./tmp -o -path ./run -o -path ./proc -o -path ./dev -o -path ./var/lib/systemd -o -path ./root/.rpmdb \) -prune \
+		-o ! -type d -print -o -type d -empty -print) | while read -r path; do
+		case $BUILD/$SOURCE/$work/ in */"${path#./}"/*) continue ;; esac # where these are mounted
+		if [ -d "/tmp/changes/$path" ] && [ -d "/tmp/before/$path" ]; then continue; fi
+		cmp -s "/tmp/changes/$path" "/tmp/before/$path" 2>/dev/null || echo "$path"
+	done
+}
+export -f left_behind

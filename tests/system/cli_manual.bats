@@ -1,0 +1,79 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck disable=SC2016,SC2143 # a plain ! does not fail a test
+# Manual pages and completion: every verb and option is in them, and they are well-formed.
+
+bats_require_minimum_version 1.5.0
+
+setup() {
+	softmig=$BUILD/softmig
+}
+
+verbs() {
+	"$softmig" --help | sed -n 's/^  \([a-z]*\) .*/\1/p'
+}
+
+options() { # options VERB
+	"$softmig" "$1" --help | grep -oE -- '--[a-z][a-z-]*' | sort -u
+}
+
+page() { # page NAME: as plain text
+	mandoc -Tutf8 "$1" | sed 's/.\x08//g'
+}
+
+@test "every verb has a manual page that names each of its options" {
+	for verb in $(verbs); do
+		file=$(echo "$SOURCE/man/softmig-$verb".[18])
+		[ -e "$file" ] || { echo "softmig-$verb has no page"; return 1; }
+		text=$(page "$file")
+		for option in $(options "$verb"); do
+			grep -qF -- "$option" <<<"$text" || { echo "$file does not name $option"; return 1; }
+		done
+	done
+}
+
+@test "softmig(1) names every verb" {
+	text=$(page "$SOURCE/man/softmig.1")
+	for verb in $(verbs); do
+		grep -qwF -- "$verb" <<<"$text" || { echo "softmig.1 does not name $verb"; return 1; }
+	done
+}
+
+@test "every key that the limit file knows is in softmig-limits(5)" {
+	text=$(page "$SOURCE/man/softmig-limits.5")
+	for key in $(grep -ohE '"(CUDA_DEVICE|ACTIVE|SOFTMIG|LIBCUDA)_[A-Z_]+' "$SOURCE"/src/slice/limits*.c "$SOURCE"/src/slice/log.c | tr -d '"' | sort -u); do
+		grep -qF -- "${key%_}" <<<"$text" || { echo "softmig-limits.5 does not name $key"; return 1; }
+	done
+}
+
+@test "the pages are well-formed" {
+	command -v mandoc >/dev/null || skip "needs mandoc"
+	run mandoc -Tlint -W warning "$SOURCE"/man/*.[1-8]
+	echo "$output"
+	[ "$status" -eq 0 ]
+	for file in "$SOURCE"/man/*.[1-8]; do
+		run env MANROFFSEQ= MANWIDTH=80 LC_ALL=C.UTF-8 man --warnings -E UTF-8 -l -Tutf8 -Z "$file"
+		[ -z "$(grep -a -E 'warning|error' <<<"$output" | grep -a 'standard input')" ]
+	done
+}
+
+complete() { # complete WORD...: what completion offers for the last word
+	bash -c '. "$SOURCE/packaging/softmig.completion"
+		PATH=$BUILD:$PATH
+		COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+		compopt() { :; }
+		_softmig
+		printf "%s\n" "${COMPREPLY[@]}" | sort' _ "$@"
+}
+
+@test "completion offers verbs, the options of a verb, and commands after them" {
+	[ "$(complete softmig un)" = uninstall ]
+	[ "$(complete softmig status --js)" = --json ]
+	[ "$(complete softmig run --mem)" = --memory ]
+	[ -z "$(complete softmig run --memory '')" ]
+	[[ "$(complete softmig run --memory 4G -- base64)" == *base64* ]]
+	[ -z "$(complete softmig run --memory 4G ls --mem)" ] # ls's option, not ours
+	for verb in $(verbs); do
+		[[ "$(complete softmig "$verb" --)" == *--help* ]] || { echo "$verb"; return 1; }
+	done
+}
