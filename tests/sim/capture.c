@@ -20,3 +20,4 @@ void sim_pool_drop_device(int ordinal) { (void)ordinal; }
 CUresult sim_pool_free_now(CUdeviceptr address) { (void)address; return CUDA_ERROR_INVALID_VALUE; }
 void sim_array_drop_context(struct CUctx_st *context) { (void)context; }
 bool sim_vmm_accessible(struct sim_range *range, uint64_t address, uint64_t bytes) { (void)range, (void)address, (void)bytes; return false; }
+CUresult sim_capture_host(struct CUstream_st *stream, const struct sim_host_task *task) { (void)stream, (void)task; return CUDA_ERROR_NOT_SUPPORTED; }

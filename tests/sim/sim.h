@@ -238,9 +238,19 @@ void sim_event_collect(struct CUctx_st *context); // reads finished marks; sim_e
 CUresult sim_event_record(struct CUevent_st *event, struct CUstream_st *stream);
 void sim_event_drop_context(struct CUctx_st *context);
 
-// --- host.c
-CUresult sim_host_function(struct CUstream_st *stream, CUhostFn function, CUstreamCallback callback, CUstream handle, void *data);
-CUresult sim_host_wait_value(struct CUstream_st *stream, uint64_t address, uint64_t value, int width, unsigned flags);
+// --- hostfunc.c
+// One thing that the host does in a stream's order: call a function or a callback, write a value, or (poll) wait for one.
+struct sim_host_task {
+	CUhostFn function;
+	CUstreamCallback callback;
+	CUstream handle;
+	void *data;
+	bool poll;
+	uint64_t address, value;
+	int width; // bytes of the value
+	unsigned flags;
+};
+CUresult sim_host_submit(struct CUstream_st *stream, const struct sim_host_task *task);
 
 // --- capture.c: each is asked before the thing is done
 bool sim_capturing(const struct CUstream_st *stream);
@@ -255,6 +265,7 @@ void sim_capture_invalidate_context(struct CUctx_st *context);
 void sim_capture_forget(struct CUstream_st *stream); // it is being destroyed
 CUresult sim_capture_record(struct CUstream_st *stream, struct CUevent_st *event, bool external);
 CUresult sim_capture_copy(struct CUstream_st *stream, const CUDA_MEMCPY3D *copy);
+CUresult sim_capture_host(struct CUstream_st *stream, const struct sim_host_task *task);
 CUresult sim_capture_fill(struct CUstream_st *stream, const CUDA_MEMSET_NODE_PARAMS *fill);
 CUresult sim_capture_wait(struct CUstream_st *stream, struct CUevent_st *event, bool external);
 #endif

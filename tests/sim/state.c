@@ -258,6 +258,7 @@ void sim_process_discard(int slot)
 int sim_reap(void)
 {
 	int count = 0;
+	sim_state->reaped_ns = sim_now_ns();
 	for (int slot = 0; slot < SIM_PROCESSES; slot++) {
 		if (sim_state->process[slot].pid != 0 && sim_process_pid(slot) == 0) {
 			sim_process_discard(slot);

@@ -128,6 +128,7 @@ struct sim_state {
 	int32_t gpu_count;
 	uint64_t slice_ns, switch_ns, idle_switch_ns;
 	uint64_t next_id, next_sequence;
+	uint64_t reaped_ns; // when last
 	char config[512];
 	struct sim_gpu gpu[SIM_GPUS];
 	struct sim_process process[SIM_PROCESSES];

@@ -6,6 +6,7 @@
 
 enum { STREAM_CLOSING = 8 };
 #define NEVER UINT64_MAX
+#define REAP_NS 5000000ull
 
 static struct sim_context_queue *context_at(int context)
 {
@@ -332,6 +333,8 @@ static bool compute(struct sim_gpu *gpu, struct sim_context_queue *queue, uint64
 void sim_timeline_advance(int index, uint64_t now_ns)
 {
 	struct sim_gpu *gpu = &sim_state->gpu[index];
+	if (now_ns > sim_state->reaped_ns + REAP_NS)
+		sim_reap(); // what the dead had queued is not done
 	while (gpu->clock_ns < now_ns) {
 		uint64_t copy_end = next_copy_end(gpu);
 		if (copy_end <= gpu->clock_ns) {
