@@ -39,6 +39,7 @@ struct arguments {
 	int oom_killer;        // -1: not given
 	int share_mode;        // -1: not given
 	int log_level;         // -1: not given
+	int64_t array_task;    // -1: the job is no element of an array
 };
 
 static int run(int argc, char **argv);
@@ -47,7 +48,7 @@ const struct softmig_verb softmig_verb_slice = {
 	.name = "slice",
 	.arguments = "create|resize|delete --job ID [options]",
 	.summary = "Make, change and remove the slice of a Slurm job (prolog and epilog call it)",
-	.help = "softmig slice create --job ID --uid UID [--gid GID] --gpu GPU=SHARDS/TOTAL [--gpu ...] [--replace]\n"
+	.help = "softmig slice create --job ID --uid UID [--gid GID] --gpu GPU=SHARDS/TOTAL [--gpu ...] [--array-task N] [--replace]\n"
 		"softmig slice resize --job ID [--gpu GPU=SHARDS/TOTAL ...] [--memory SIZE] [--sm PERCENT]\n"
 		"softmig slice delete --job ID\n"
 		"softmig slice fail   --job ID REASON\n\n"
@@ -57,6 +58,7 @@ const struct softmig_verb softmig_verb_slice = {
 		"succeeds when there is nothing. fail notes in the log why a job could not be given its slice.\n\n"
 		"  --job ID             the job's raw id (SLURM_JOB_ID)\n"
 		"  --uid UID, --gid GID the job's user, who will own its accounting\n"
+		"  --array-task N       of an array's element: its log is JOB_N.log\n"
 		"  --gpu GPU=S/T        GPU: its UUID (GPU-...) or N of /dev/nvidiaN\n"
 		"  --replace            a slice that the job already has is replaced (and kept if it is the same)\n"
 		"  --memory SIZE        on each GPU of the job: 12G, 6144M, ...\n"
@@ -110,11 +112,13 @@ static int parse(int argc, char **argv, struct arguments *arguments) {
 		{ "replace", no_argument, NULL, 'r' },          { "memory", required_argument, NULL, 'm' },
 		{ "sm", required_argument, NULL, 's' },         { "share-mode", required_argument, NULL, 'S' },
 		{ "oom-killer", required_argument, NULL, 'o' }, { "log-level", required_argument, NULL, 'l' },
+		{ "array-task", required_argument, NULL, 'a' },
 		{ 0 },
 	};
 	memset(arguments, 0, sizeof(*arguments));
 	arguments->oom_killer = arguments->share_mode = arguments->log_level = -1;
-	uint64_t number = 0;
+	arguments->array_task = -1;
+	uint64_t number;
 	int option;
 	while ((option = softmig_cli_option(verb, argc, argv, options)) != -1) {
 		bool good = true;
@@ -156,6 +160,10 @@ static int parse(int argc, char **argv, struct arguments *arguments) {
 		case 'l':
 			good = parse_number(optarg, 4, &number);
 			arguments->log_level = (int)number;
+			break;
+		case 'a':
+			good = parse_number(optarg, UINT32_MAX, &number);
+			arguments->array_task = (int64_t)number;
 			break;
 		case 'h':
 			return 1 + SOFTMIG_EXIT_OK;
@@ -282,9 +290,9 @@ static int create(const struct arguments *arguments) {
 		fail(arguments, "%s", why);
 		goto out;
 	}
-	softmig_slice_log_make(SOFTMIG_LOG_DIR, arguments->job, arguments->uid, arguments->has_gid ? arguments->gid : 0); // a job can do without
-	// The limit file last: it is what makes the slice.
 	gid_t gid = arguments->has_gid ? arguments->gid : 0;
+	softmig_slice_log_make(SOFTMIG_LOG_DIR, arguments->job, arguments->array_task, arguments->uid, gid); // a job can do without
+	// The limit file last: it is what makes the slice.
 	if (softmig_state_create_shared(arguments->job, arguments->uid, gid, &limits, arguments->requests, why, sizeof(why)) != 0 ||
 	    softmig_state_write(directory, arguments->job, &limits, arguments->requests, why, sizeof(why)) != 0) {
 		char ignored[256];
@@ -363,6 +371,7 @@ static int delete(const struct arguments *arguments) {
 		return fail(arguments, "%s", why);
 	int failed = softmig_state_remove(directory, arguments->job, why, sizeof(why));
 	close(directory);
+	softmig_slice_log_tidy(SOFTMIG_LOG_DIR, arguments->job);
 	return failed ? fail(arguments, "%s", why) : SOFTMIG_EXIT_OK;
 }
 

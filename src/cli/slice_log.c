@@ -2,11 +2,13 @@
 // See slice_log.h.
 #include "cli/slice_log.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -23,9 +25,9 @@ static int give(int file, uid_t uid, gid_t gid)
 	return fchown(file, uid, gid) == 0 && fchmod(file, 0600) == 0 ? 0 : errno;
 }
 
-int softmig_slice_log_make(const char *directory_path, uint64_t job, uid_t uid, gid_t gid)
+int softmig_slice_log_make(const char *directory_path, uint64_t job, int64_t array_task, uid_t uid, gid_t gid)
 {
-	char name[32];
+	char name[64];
 	struct stat status;
 	int error = softmig_directory_make(directory_path, 0755);
 	if (error)
@@ -33,7 +35,10 @@ int softmig_slice_log_make(const char *directory_path, uint64_t job, uid_t uid, 
 	int directory = open(directory_path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (directory < 0)
 		return errno;
-	snprintf(name, sizeof name, "%" PRIu64 ".log", job);
+	if (array_task < 0)
+		snprintf(name, sizeof name, "%" PRIu64 ".log", job);
+	else
+		snprintf(name, sizeof name, "%" PRIu64 "_%" PRId64 ".log", job, array_task);
 	if (!is_roots_alone(directory))
 		error = EPERM;
 	else if (fstatat(directory, name, &status, AT_SYMLINK_NOFOLLOW) == 0 &&
@@ -46,4 +51,31 @@ int softmig_slice_log_make(const char *directory_path, uint64_t job, uid_t uid, 
 		close(file);
 	close(directory);
 	return error;
+}
+
+// Is it JOB.log or JOB_TASK.log?
+static bool is_of(const char *name, uint64_t job)
+{
+	char start[32];
+	size_t length = (size_t)snprintf(start, sizeof start, "%" PRIu64, job);
+	if (strncmp(name, start, length) != 0)
+		return false;
+	name += length;
+	if (*name == '_')
+		name += 1 + strspn(name + 1, "0123456789");
+	return strcmp(name, ".log") == 0;
+}
+
+void softmig_slice_log_tidy(const char *directory_path, uint64_t job)
+{
+	DIR *directory = opendir(directory_path);
+	if (!directory)
+		return;
+	struct dirent *entry;
+	struct stat status;
+	while ((entry = readdir(directory)))
+		if (is_of(entry->d_name, job) && fstatat(dirfd(directory), entry->d_name, &status, AT_SYMLINK_NOFOLLOW) == 0 &&
+		    S_ISREG(status.st_mode) && status.st_size == 0)
+			unlinkat(dirfd(directory), entry->d_name, 0);
+	closedir(directory);
 }

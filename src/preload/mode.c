@@ -17,6 +17,8 @@
 #include "slice/sys.h"
 #include "slice/format.h"
 
+extern char **environ;
+
 enum { UNDECIDED = -1 };
 
 static struct {

@@ -47,13 +47,11 @@ struct quoted {
 };
 
 static struct quoted quote(struct span span) {
-	struct quoted quoted = {{0}};
-	size_t room = sizeof(quoted.text) - sizeof("...");
-	bool cut = span.length > room;
-	for (size_t i = 0; i < (cut ? room : span.length); i++)
+	struct quoted quoted;
+	size_t room = sizeof(quoted.text) - sizeof("..."), length = span.length < room ? span.length : room;
+	for (size_t i = 0; i < length; i++)
 		quoted.text[i] = span.text[i] >= ' ' && span.text[i] <= '~' ? span.text[i] : '?';
-	if (cut)
-		memcpy(quoted.text + room, "...", sizeof("..."));
+	softmig_format(quoted.text + length, sizeof(quoted.text) - length, "%s", length < span.length ? "..." : "");
 	return quoted;
 }
 
@@ -374,9 +372,7 @@ enum softmig_limits_status softmig_limits_from_environment(char *const *environm
 	for (int pass = 0; pass < 2 && status == SOFTMIG_LIMITS_OK; pass++) {
 		for (char *const *pair = environment; pair != NULL && *pair != NULL && status == SOFTMIG_LIMITS_OK; pair++) {
 			const char *equal = strchr(*pair, '=');
-			if (equal == NULL)
-				continue;
-			struct span name = {*pair, (size_t)(equal - *pair)}, suffix;
+			struct span name = {*pair, equal != NULL ? (size_t)(equal - *pair) : 0}, suffix;
 			const struct key *key = find_key(name, &suffix);
 			if (key == NULL)
 				continue;

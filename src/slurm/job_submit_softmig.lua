@@ -53,6 +53,7 @@ end
 
 local function refuse(sentence)
 	slurm.log_user("softmig: %s", sentence)
+	slurm.log_info("softmig: %s", sentence) -- scontrol update shows no log_user
 	return slurm.ERROR
 end
 

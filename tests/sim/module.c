@@ -410,9 +410,9 @@ CUresult cuKernelGetName(const char **name, CUkernel hfunc)
 
 CUresult cuLibraryGetGlobal(CUdeviceptr *dptr, size_t *bytes, CUlibrary library, const char *name)
 {
-	CUmodule module = NULL;
+	CUmodule module;
 	CUresult result = cuLibraryGetModule(&module, library);
-	if (result != CUDA_SUCCESS || module == NULL)
+	if (result != CUDA_SUCCESS)
 		return result;
 	sim_enter();
 	result = global(module, dptr, bytes, name);

@@ -65,7 +65,7 @@ static void test_a_new_log_is_the_users_alone(void **state)
 {
 	(void)state;
 	umask(0);
-	assert_int_equal(softmig_slice_log_make(directory, 17, ALICE, ALICE), 0);
+	assert_int_equal(softmig_slice_log_make(directory, 17, -1, ALICE, ALICE), 0);
 	holds("", ALICE);
 }
 
@@ -73,7 +73,7 @@ static void test_what_root_noted_before_the_job_started_is_kept(void **state)
 {
 	(void)state;
 	put("no GPU\n", 0);
-	assert_int_equal(softmig_slice_log_make(directory, 17, ALICE, ALICE), 0);
+	assert_int_equal(softmig_slice_log_make(directory, 17, -1, ALICE, ALICE), 0);
 	holds("no GPU\n", ALICE);
 }
 
@@ -81,7 +81,7 @@ static void test_the_log_of_a_requeued_job_goes_on(void **state)
 {
 	(void)state;
 	put("first run\n", ALICE);
-	assert_int_equal(softmig_slice_log_make(directory, 17, ALICE, ALICE), 0);
+	assert_int_equal(softmig_slice_log_make(directory, 17, -1, ALICE, ALICE), 0);
 	holds("first run\n", ALICE);
 }
 
@@ -89,7 +89,7 @@ static void test_the_log_of_another_user_with_the_same_number_is_not_handed_on(v
 {
 	(void)state;
 	put("secret\n", BOB);
-	assert_int_equal(softmig_slice_log_make(directory, 17, ALICE, ALICE), 0);
+	assert_int_equal(softmig_slice_log_make(directory, 17, -1, ALICE, ALICE), 0);
 	holds("", ALICE);
 }
 
@@ -97,7 +97,7 @@ static void test_a_link_is_not_followed(void **state)
 {
 	(void)state;
 	assert_int_equal(symlink("/etc/passwd", path), 0);
-	assert_int_equal(softmig_slice_log_make(directory, 17, ALICE, ALICE), 0);
+	assert_int_equal(softmig_slice_log_make(directory, 17, -1, ALICE, ALICE), 0);
 	holds("", ALICE);
 	struct stat status;
 	assert_int_equal(stat("/etc/passwd", &status), 0);
@@ -108,8 +108,34 @@ static void test_in_a_directory_that_others_can_write_no_log_is_made(void **stat
 {
 	(void)state;
 	assert_int_equal(chmod(directory, 01777), 0);
-	assert_int_equal(softmig_slice_log_make(directory, 17, ALICE, ALICE), EPERM);
+	assert_int_equal(softmig_slice_log_make(directory, 17, -1, ALICE, ALICE), EPERM);
 	assert_int_equal(access(path, F_OK), -1);
+}
+
+static void test_an_array_elements_log_bears_its_task(void **state)
+{
+	(void)state;
+	assert_int_equal(softmig_slice_log_make(directory, 17, 4, ALICE, ALICE), 0);
+	assert_int_equal(access(path, F_OK), -1);
+	char other[sizeof path + 8];
+	snprintf(other, sizeof other, "%s/17_4.log", directory);
+	assert_int_equal(access(other, F_OK), 0);
+	softmig_slice_log_tidy(directory, 17);
+	assert_int_equal(access(other, F_OK), -1);
+}
+
+static void test_after_the_job_an_empty_log_goes_and_another_stays(void **state)
+{
+	(void)state;
+	assert_int_equal(softmig_slice_log_make(directory, 17, -1, ALICE, ALICE), 0);
+	softmig_slice_log_tidy(directory, 1);
+	softmig_slice_log_tidy(directory, 177);
+	assert_int_equal(access(path, F_OK), 0);
+	softmig_slice_log_tidy(directory, 17);
+	assert_int_equal(access(path, F_OK), -1);
+	put("refused\n", ALICE);
+	softmig_slice_log_tidy(directory, 17);
+	assert_int_equal(access(path, F_OK), 0);
 }
 
 int main(void)
@@ -125,6 +151,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_the_log_of_another_user_with_the_same_number_is_not_handed_on, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_a_link_is_not_followed, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_in_a_directory_that_others_can_write_no_log_is_made, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_an_array_elements_log_bears_its_task, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_after_the_job_an_empty_log_goes_and_another_stays, setup, teardown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

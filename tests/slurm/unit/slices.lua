@@ -118,6 +118,7 @@ slurm = { SUCCESS = 0, ERROR = -1 }
 function slurm.log_user(format, ...)
 	said[#said + 1] = format:format(...)
 end
+function slurm.log_info() end
 function slurm.log_error(format, ...)
 	logged[#logged + 1] = format:format(...)
 end
