@@ -29,6 +29,7 @@ static void add_row(struct table *table, const struct row *row)
 {
 	struct row *more = realloc(table->row, (table->count + 1) * sizeof *more);
 	if (!more) {
+		free(row->why);
 		table->short_of_memory = true;
 		return;
 	}

@@ -16,8 +16,6 @@
 
 enum { EXIT_CANNOT_EXECUTE = 126, EXIT_NOT_FOUND = 127 }; // the shell's own
 
-extern char **environ;
-
 // What was asked for, as the texts that go into the environment; all NULL or for GPUs that were not named: nothing.
 struct request {
 	const char *memory;

@@ -170,7 +170,7 @@ static void let_go(int lock, int process)
 {
 	DIR *own = opendir("/proc/self/fd");
 	for (struct dirent *entry; own && (entry = readdir(own));) {
-		int descriptor = atoi(entry->d_name);
+		int descriptor = (int)strtol(entry->d_name, NULL, 10);
 		if (*entry->d_name != '.' && descriptor != lock && descriptor != process && descriptor != dirfd(own))
 			close(descriptor);
 	}

@@ -118,7 +118,7 @@ static int parse(int argc, char **argv, struct arguments *arguments) {
 	memset(arguments, 0, sizeof(*arguments));
 	arguments->oom_killer = arguments->share_mode = arguments->log_level = -1;
 	arguments->array_task = -1;
-	uint64_t number;
+	uint64_t number = 0;
 	int option;
 	while ((option = softmig_cli_option(verb, argc, argv, options)) != -1) {
 		bool good = true;

@@ -111,8 +111,7 @@ static bool execute(const struct trial *trial, const char *library, struct outco
 		if (!outcome->late && ends[1].revents && !collect(errors[0], outcome->errors, sizeof outcome->errors))
 			ends[1].fd = -1;
 	}
-	int ended = 0;
-	while (pid > 0 && !outcome->late && (ended = waitpid(pid, &outcome->status, WNOHANG)) == 0) {
+	while (pid > 0 && !outcome->late && waitpid(pid, &outcome->status, WNOHANG) == 0) {
 		poll(NULL, 0, 1);
 		outcome->late = now_ms() > deadline;
 	}

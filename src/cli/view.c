@@ -379,7 +379,7 @@ int softmig_view_all(void (*each)(void *context, enum softmig_view_status status
 	DIR *processes = opendir("/proc");
 	for (struct dirent *entry; processes && (entry = readdir(processes));)
 		if (*entry->d_name >= '1' && *entry->d_name <= '9')
-			visit_process(&search, (pid_t)atoi(entry->d_name));
+			visit_process(&search, (pid_t)strtol(entry->d_name, NULL, 10));
 	if (processes)
 		closedir(processes);
 	return search.count;

@@ -170,7 +170,7 @@ uint64_t softmig_gpu_overhead_bytes(const struct softmig_gpu *gpu)
 // that has been made.
 static uint64_t settle(struct softmig_gpu *gpu, uint64_t own, uint64_t reserved_bytes)
 {
-	uint64_t bytes = 0, before = 0, after = 0, tracked = 0;
+	uint64_t bytes = 0, tracked = 0;
 	int kept = errno;
 	bool known = false, quiet = false;
 
@@ -178,12 +178,12 @@ static uint64_t settle(struct softmig_gpu *gpu, uint64_t own, uint64_t reserved_
 	// With the larger of two readings the difference can only be too small; so it may raise the overhead at any time, and
 	// lower it when nothing moved meanwhile.
 	for (int attempt = 0; attempt < 3 && !quiet; attempt++) {
-		before = atomic_load_explicit(&gpu->activity, memory_order_acquire);
+		uint64_t before = atomic_load_explicit(&gpu->activity, memory_order_acquire);
 		tracked = own_tracked(gpu);
 		known = softmig_gpu_nvml_bytes(gpu, &bytes);
 		uint64_t again = own_tracked(gpu);
 		tracked = again > tracked ? again : tracked;
-		after = atomic_load_explicit(&gpu->activity, memory_order_acquire);
+		uint64_t after = atomic_load_explicit(&gpu->activity, memory_order_acquire);
 		quiet = before == after && (before & 0xffff) == own;
 		if (!known)
 			break;

@@ -17,8 +17,6 @@
 #include "slice/sys.h"
 #include "slice/format.h"
 
-extern char **environ;
-
 enum { UNDECIDED = -1 };
 
 static struct {

@@ -7,6 +7,8 @@
 #include <string.h>
 #include <strings.h>
 
+// NOLINTBEGIN(readability-inconsistent-declaration-parameter-name): libc's headers say __s and __n
+
 void *memcpy(void *restrict to, const void *restrict from, size_t size)
 {
 	unsigned char *out = to;
@@ -133,3 +135,4 @@ char *strstr(const char *text, const char *part)
 			return NULL;
 	}
 }
+// NOLINTEND(readability-inconsistent-declaration-parameter-name)

@@ -69,6 +69,7 @@ struct arguments {
 	va_list list;
 };
 
+// NOLINTBEGIN(bugprone-branch-clone): types that are one on this machine are two on another
 static intmax_t take_signed(struct arguments *arguments, enum length length) {
 	switch (length) {
 	case LENGTH_CHAR: return (signed char)va_arg(arguments->list, int);
@@ -94,6 +95,7 @@ static uintmax_t take_unsigned(struct arguments *arguments, enum length length) 
 	default: return va_arg(arguments->list, unsigned);
 	}
 }
+// NOLINTEND(bugprone-branch-clone)
 
 // A width or precision: digits, or the next int argument for '*'. Bounded, so that no format can ask for long loops.
 static size_t read_size(const char **format, struct arguments *arguments) {
@@ -169,6 +171,7 @@ static bool convert(struct out *out, const char **format, struct arguments *argu
 	return true;
 }
 
+// NOLINTNEXTLINE(readability-non-const-parameter): it is written to through out
 size_t softmig_format_list(char *buffer, size_t size, const char *format, va_list list) {
 	if (size == 0)
 		return 0;

@@ -47,11 +47,13 @@ struct quoted {
 };
 
 static struct quoted quote(struct span span) {
-	struct quoted quoted;
-	size_t room = sizeof(quoted.text) - sizeof("..."), length = span.length < room ? span.length : room;
-	for (size_t i = 0; i < length; i++)
+	struct quoted quoted = {{0}};
+	size_t room = sizeof(quoted.text) - sizeof("...");
+	bool cut = span.length > room;
+	for (size_t i = 0; i < (cut ? room : span.length); i++)
 		quoted.text[i] = span.text[i] >= ' ' && span.text[i] <= '~' ? span.text[i] : '?';
-	softmig_format(quoted.text + length, sizeof(quoted.text) - length, "%s", length < span.length ? "..." : "");
+	if (cut)
+		memcpy(quoted.text + room, "...", sizeof("..."));
 	return quoted;
 }
 
@@ -372,7 +374,9 @@ enum softmig_limits_status softmig_limits_from_environment(char *const *environm
 	for (int pass = 0; pass < 2 && status == SOFTMIG_LIMITS_OK; pass++) {
 		for (char *const *pair = environment; pair != NULL && *pair != NULL && status == SOFTMIG_LIMITS_OK; pair++) {
 			const char *equal = strchr(*pair, '=');
-			struct span name = {*pair, equal != NULL ? (size_t)(equal - *pair) : 0}, suffix;
+			if (equal == NULL)
+				continue;
+			struct span name = {*pair, (size_t)(equal - *pair)}, suffix;
 			const struct key *key = find_key(name, &suffix);
 			if (key == NULL)
 				continue;

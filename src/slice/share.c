@@ -166,5 +166,5 @@ unsigned softmig_share_used_permille(const struct softmig_share *share, uint64_t
 		if (word >> 32 == ((second - back) & UINT32_MAX))
 			busy_us += us < 1000000 ? us : 1000000;
 	}
-	return (unsigned)((busy_us + span * 500) / (span * 1000));
+	return (unsigned)((busy_us + span * 500ull) / (span * 1000ull));
 }

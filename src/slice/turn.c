@@ -202,7 +202,7 @@ static bool deprived(struct softmig_turn *turn, unsigned pct, uint64_t now_ns)
 	if (passed_ns > AHEAD_NS)
 		passed_ns = AHEAD_NS;
 	unsigned sum, mine = weight(turn, pct, now_ns, &sum);
-	uint64_t due = mine * 9; // in thousandths: a tenth is what handing over may cost, and what time-slicing does
+	uint64_t due = mine * 9ull; // in thousandths: a tenth is what handing over may cost, and what time-slicing does
 	if (turn->waited && !paused)
 		turn->deprived_ns += (int64_t)(passed_ns * due / 1000);
 	else

@@ -34,9 +34,10 @@ def environment(extra=None):
 class Job:
     """One process group in a session of its own: in a slice (memory, sm, options), passive, or native."""
 
-    def __init__(self, name, argv, memory=None, sm=None, options=(), env=None, timeout=60, passive=False, quiet=True, needs_gpus=1):
+    def __init__(self, name, argv, memory=None, sm=None, options=(), env=None, timeout=60, passive=False, quiet=True, needs_gpus=1, context=True):
         self.name, self.argv, self.memory, self.timeout, self.quiet = name, argv, memory, timeout, quiet
         self.limits = memory if isinstance(memory, dict) else None  # per GPU, for the judge
+        self.context = context  # does it make one, so that NVML must see it?
         self.env = environment(env)
         slice_options = []
         if isinstance(memory, (int, float)):
@@ -158,7 +159,7 @@ class Report:
             self.row(f"{job.name}: nothing on stderr", "", job.errors.strip()[:120], job.errors.strip() == "")
         if watcher and job.memory is not None and job.session is not None:
             peaks = watcher.peaks.get(job.session, {})
-            if not peaks:
+            if not peaks and job.context:
                 self.row(f"{job.name}: seen by NVML", "yes", f"never, in {watcher.samples} samples", False)
             for gpu, peak in sorted(peaks.items()):
                 limit = job.memory.get(gpu) if isinstance(job.memory, dict) else job.memory

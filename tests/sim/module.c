@@ -410,9 +410,9 @@ CUresult cuKernelGetName(const char **name, CUkernel hfunc)
 
 CUresult cuLibraryGetGlobal(CUdeviceptr *dptr, size_t *bytes, CUlibrary library, const char *name)
 {
-	CUmodule module;
+	CUmodule module = NULL;
 	CUresult result = cuLibraryGetModule(&module, library);
-	if (result != CUDA_SUCCESS)
+	if (result != CUDA_SUCCESS || module == NULL)
 		return result;
 	sim_enter();
 	result = global(module, dptr, bytes, name);

@@ -1,0 +1,194 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck disable=SC2016,SC2143,SC2154 # scripts for the shell on the node; a plain ! fails no test; work is of node.bash
+# softmig status, list and metrics, on the simulated driver: the figures are those that the programs in the slices cause.
+
+bats_require_minimum_version 1.5.0
+load node
+
+setup() {
+	softmig=$BUILD/softmig
+	hold=$BUILD/programs/gpu_hold
+	[ -e "$BUILD/sim/libcuda.so.1" ] || skip "needs the simulated driver"
+	work=$(mktemp -d /tmp/cli-status.XXXXXX)
+	export LD_LIBRARY_PATH=$BUILD/sim SOFTMIG_SIM_STATE=$work/sim SOFTMIG_SIM_GPUS=1xL40S:46068M XDG_RUNTIME_DIR=$work/runtime
+	mkdir -m 0700 "$XDG_RUNTIME_DIR"
+	unset "${!CUDA_DEVICE_@}" "${!SLURM_@}" LD_PRELOAD
+}
+
+teardown() {
+	node_teardown
+}
+
+figure() { # figure 'EXPRESSION of s' <JSON: what python makes of it
+	python3 -c 'import json, sys; s = json.load(sys.stdin); print(eval(sys.argv[1]))' "$1"
+}
+
+@test "status in a slice shows limit, use, what is left, the peak and the refusals" {
+	"$softmig" run --memory 2G --sm 25 -- "$hold" 300,4096,200 -- "$softmig" status --json >"$work/out"
+	[ "$(head -1 "$work/out")" = "0 2 0 " ] # the second was refused
+	tail -n +2 "$work/out" >"$work/json"
+	[ "$(figure 's["limits_from"], s["job"], len(s["gpus"]), len(s["processes"])' <"$work/json")" = "('environment', None, 1, 1)" ]
+	[ "$(figure 's["gpus"][0]["memory_limit_bytes"]' <"$work/json")" -eq $((2 << 30)) ]
+	[ "$(figure 's["gpus"][0]["sm_limit_pct"]' <"$work/json")" -eq 25 ]
+	[ "$(figure 's["gpus"][0]["refusals"] >= 1' <"$work/json")" = True ]
+	used=$(figure 's["gpus"][0]["memory_used_bytes"]' <"$work/json")
+	overhead=$(figure 's["processes"][0]["gpus"][0]["memory_overhead_bytes"]' <"$work/json")
+	[ $((used - overhead)) -eq $((500 << 20)) ]
+	[ "$overhead" -gt $((100 << 20)) ] # a context costs hundreds of MiB
+	[ "$(figure 's["gpus"][0]["memory_left_bytes"]' <"$work/json")" -eq $(((2 << 30) - used)) ]
+	[ "$(figure 's["gpus"][0]["memory_peak_bytes"]' <"$work/json")" -ge "$used" ]
+	[ "$(figure 's["processes"][0]["name"]' <"$work/json")" = gpu_hold ]
+}
+
+@test "status fits a screen and names the process" {
+	run "$softmig" run --memory 2G -- "$hold" 300 -- "$softmig" status
+	echo "$output"
+	[ "${#lines[@]}" -le 24 ]
+	[[ "$output" == *"of 2.0 GiB used"*"gpu_hold"* ]]
+	[[ "$output" != *$'\033'* ]] # no colours where there is no terminal
+	for line in "${lines[@]}"; do [ "${#line}" -le 120 ]; done
+}
+
+@test "status of a slice that no process has used a GPU in shows its limits" {
+	run "$softmig" run --memory 2G --sm 40 -- "$softmig" status
+	[ "$status" -eq 0 ]
+	[[ "$output" == *"has used a GPU yet. Each GPU: memory 2.0 GiB, compute 40 %."* ]]
+}
+
+@test "status outside of slices, of a job without one and of no process says so" {
+	run "$softmig" status
+	[ "$status" -eq 1 ]
+	[[ "$output" == "softmig status: this process is in no slice; softmig list shows those of this machine" ]]
+	run "$softmig" status --job 4711
+	[ "$status" -eq 1 ]
+	[[ "$output" == *"job 4711 has no slice on this node" ]]
+	run "$softmig" status --pid $$
+	[ "$status" -eq 1 ]
+	[[ "$output" == *"process $$ is in no slice" ]]
+	for wrong in "--job 0" "--job x" "--pid -1" "--job 1 --pid 1" "more"; do
+		# shellcheck disable=SC2086 # words
+		run "$softmig" status $wrong
+		[ "$status" -eq 2 ]
+	done
+}
+
+@test "limits that are refused are told by status, with status 1 and an error in the JSON" {
+	CUDA_DEVICE_MEMORY_LIMIT=lots run --separate-stderr "$softmig" status --json
+	[ "$status" -eq 1 ]
+	[[ "$(figure 's["error"]' <<<"$output")" == *refused* ]]
+	[[ "$stderr" == *refused* ]]
+}
+
+@test "two processes of one slice add up, and a dead one is gone" {
+	run "$softmig" run --memory 4G -- "$hold" 300 -- "$hold" 500 -- "$softmig" status --json
+	json=$(tail -n +3 <<<"$output")
+	[ "$(figure 'len(s["processes"])' <<<"$json")" -eq 2 ]
+	used=$(figure 's["gpus"][0]["memory_used_bytes"]' <<<"$json")
+	[ "$used" -eq "$(figure 'sum(p["gpus"][0]["memory_used_bytes"] for p in s["processes"])' <<<"$json")" ]
+	run "$softmig" run --memory 4G -- sh -c '"$1" 300 -- true >/dev/null; "$2" status --json' _ "$hold" "$softmig"
+	[ "$(figure 'len(s["processes"]), s["gpus"][0]["memory_used_bytes"]' <<<"$output")" = "(0, 0)" ]
+	[ "$(figure 's["gpus"][0]["memory_peak_bytes"] >= 300 << 20' <<<"$output")" = True ]
+}
+
+@test "from outside, list and status --pid show a run" {
+	"$softmig" run --memory 3G -- "$hold" 300 -- sh -c 'echo ready; exec sleep 60' >"$work/out" 3>&- &
+	pid=$!
+	for _ in $(seq 100); do grep -q ready "$work/out" && break || sleep 0.05; done
+	run "$softmig" status --json --pid "$pid"
+	[ "$(figure 's["gpus"][0]["memory_limit_bytes"]' <<<"$output")" -eq $((3 << 30)) ]
+	[ "$(figure 's["processes"][0]["pid"]' <<<"$output")" -eq "$pid" ]
+	run "$softmig" list --json
+	[[ "$(figure '[p["pid"] for l in s["slices"] for p in l.get("processes", [])]' <<<"$output")" == *"$pid"* ]]
+	run "$softmig" list
+	[[ "$output" == *"GPU-"*"JOB"*"$(id -un)"*"3.0 GiB"* ]]
+	kill "$(pgrep -P "$pid")"
+	wait "$pid" || true
+}
+
+@test "a ledger full of garbage gives figures, no crash" {
+	"$softmig" run --memory 2G -- sh -c '
+		"$1" 100 -- true >/dev/null
+		for i in 1 2 3 4 5; do
+			dd if=/dev/urandom of="$CUDA_DEVICE_MEMORY_SHARED_CACHE" bs=4096 seek=1 count=200 conv=notrunc status=none
+			"$2" status >/dev/null; echo $?
+			"$2" status --json | python3 -m json.tool >/dev/null; echo $?
+		done
+		truncate -s 100 "$CUDA_DEVICE_MEMORY_SHARED_CACHE"
+		"$2" status; echo $?' _ "$hold" "$softmig" >"$work/out" 2>"$work/err"
+	[ "$(grep -c '^0$' "$work/out")" -eq 10 ]
+	[ "$(tail -1 "$work/out")" -eq 1 ]
+	grep -q "no ledger" "$work/err"
+}
+
+# Two jobs of two users on one GPU of a node.
+jobs_on_a_node() { # jobs_on_a_node SCRIPT: runs it while both jobs hold memory
+	node_setup
+	on_a_node bash -c '
+		set -e
+		export LD_LIBRARY_PATH=$BUILD/sim SOFTMIG_SIM_STATE=/tmp/sim SOFTMIG_SIM_GPUS=1xL40S:46068M
+		export softmig=$BUILD/softmig hold=$BUILD/programs/gpu_hold
+		"$softmig" slice create --job 17 --uid 0 --gpu 0=1/4
+		"$softmig" slice create --job 9 --uid 65534 --gpu 0=2/4
+		mkdir /tmp/17 /tmp/9
+		export LD_PRELOAD=$BUILD/libsoftmig.so
+		SLURM_JOB_ID=17 SLURM_TMPDIR=/tmp/17 "$hold" 1000 -- sleep 60 >/tmp/17/out &
+		SLURM_JOB_ID=9 SLURM_TMPDIR=/tmp/9 "$hold" 2000 -- sleep 60 >/tmp/9/out &
+		for _ in $(seq 100); do [ -s /tmp/17/out ] && [ -s /tmp/9/out ] && break || sleep 0.05; done
+		unset LD_PRELOAD
+		eval "$1"
+		echo complete' _ "$1"
+}
+
+@test "list shows root every job by GPU, in order, with user, limit and use" {
+	run jobs_on_a_node '"$softmig" list; "$softmig" list --json >/tmp/json
+		python3 -c "
+import json
+for s in json.load(open(\"/tmp/json\"))[\"slices\"]:
+    print(s[\"job\"], s[\"user\"], s[\"gpus\"][0][\"memory_limit_bytes\"] >> 20, s[\"gpus\"][0][\"sm_limit_pct\"], s[\"gpus\"][0][\"memory_used_bytes\"] > 1000 << 20)"'
+	echo "$output"
+	[[ "${lines[0]}" == "GPU-"*": 2 slices, limits of "*" and 75 % in all" ]]
+	[[ "${lines[2]}" == *" 9  nobody "*"50 %"* ]]
+	[[ "${lines[3]}" == *" 17  root "*"25 %"* ]]
+	[[ "${lines[4]}" =~ ^9\ nobody\ 2[23][0-9]{3}\ 50\ True$ ]]
+	[[ "${lines[5]}" =~ ^17\ root\ 11[0-9]{3}\ 25\ True$ ]]
+	[ "${lines[6]}" = complete ]
+}
+
+@test "a user sees the job of another user in list, but not its figures" {
+	run jobs_on_a_node '
+		as_nobody() { setpriv --reuid 65534 --regid 65534 --clear-groups "$@"; }
+		as_nobody "$softmig" list || echo "status $?"
+		as_nobody "$softmig" status --job 9 || echo "status $?"
+		as_nobody "$softmig" status --job 17 || echo "status $?"'
+	echo "$output"
+	[[ "$output" == *"Slices that cannot be shown"*"17"*"only its owner and root may look at it"* ]]
+	[[ "$output" == *"Slice of job 9, user nobody"* ]]
+	[[ "$output" == *"softmig status: /var/run/softmig/17.ledger: only its owner and root may look at it
+status 1"* ]]
+}
+
+@test "metrics has every metric once, each sample in its place, and replaces its file whole" {
+	run jobs_on_a_node '
+		"$softmig" metrics --output /tmp/softmig.prom
+		stat -c %a /tmp/softmig.prom
+		cat /tmp/softmig.prom'
+	echo "$output"
+	[ "${lines[0]}" = 644 ]
+	[ "$(grep -c '^# TYPE' <<<"$output")" -eq 10 ]
+	[ "$(grep -c '^softmig_memory_used_bytes{' <<<"$output")" -eq 2 ]
+	grep -qE '^softmig_compute_limit_ratio\{job="9",user="nobody",uuid="GPU-[0-9a-f-]{36}"\} 0.500$' <<<"$output"
+	grep -qE '^softmig_processes\{job="17",user="root",uuid="GPU-[0-9a-f-]{36}"\} 1$' <<<"$output"
+	grep -qx 'softmig_slices_unreadable 0' <<<"$output"
+	[ -z "$(grep -vE '^(# (HELP|TYPE) softmig_[a-z_]+ .+|softmig_[a-z_]+(\{job="[0-9]+",user="[a-z]+",uuid="GPU-[0-9a-f-]+"\})? [0-9.]+|644|complete)$' <<<"$output")" ]
+}
+
+@test "a limit file that cannot be understood is told by list, status and metrics" {
+	run jobs_on_a_node 'echo CUDA_DEVICE_MEMORY_LIMIT=lots >/var/run/softmig/17.conf
+		"$softmig" list
+		"$softmig" status --job 17 || echo "status $?"
+		"$softmig" metrics | grep unreadable'
+	echo "$output"
+	[[ "$output" == *"Slices that cannot be shown"*"17  the limits are refused, so the job has no GPU: /var/run/softmig/17.conf line 1:"* ]]
+	[[ "$output" == *"status 1"*"softmig_slices_unreadable 1"* ]]
+}
