@@ -146,9 +146,22 @@ static void pause_for(unsigned round, uint32_t index)
 // One thread of a process stands at a time: its slot shows the sum of all its threads' announcements.
 static bool take_standing(const struct request *request)
 {
-	uint64_t pid = (uint64_t)(atomic_load_explicit(&request->ledger->mine->slot, memory_order_relaxed) >> 32);
+	uint64_t pid = atomic_load_explicit(&request->ledger->mine->slot, memory_order_relaxed) >> 32;
 	uint64_t holder = atomic_load_explicit(&request->ledger->mine->standing, memory_order_relaxed);
 	return holder != pid && atomic_compare_exchange_strong(&request->ledger->mine->standing, &holder, pid);
+}
+
+// Whoever has withdrawn stays so while an older waiter announces, or another thread of the process stands: coming back again and again
+// could keep an older one from ever having a clear look (the model found that).
+static bool must_wait(const struct request *request, bool standing, uint64_t began_ns)
+{
+	struct view view;
+	if (!standing) {
+		const struct softmig_ledger_mine *mine = request->ledger->mine;
+		return atomic_load_explicit(&mine->standing, memory_order_relaxed) == atomic_load_explicit(&mine->slot, memory_order_relaxed) >> 32;
+	}
+	look(request, true, began_ns, &view);
+	return view.older;
 }
 
 // Before a refusal, and before a dead process's announcement is waited for any longer.
@@ -202,7 +215,9 @@ static __attribute__((noinline)) bool contend(const struct request *request)
 				pause_for(round, request->index);
 			} else {
 				withdraw(request);
-				pause_for(round, request->index);
+				do
+					pause_for(round++, request->index);
+				while (must_wait(request, standing, began_ns) && softmig_ledger_clock_ns(CLOCK_MONOTONIC) < next_sweep_ns);
 				announce(request);
 			}
 		}
