@@ -160,6 +160,7 @@ static int open_and_map(struct softmig_ledger *ledger, const char *path, uid_t o
 	ledger->wipes = madvise(mine, MINE_BYTES, MADV_WIPEONFORK) == 0;
 	ledger->mine = mine;
 	ledger->file = file;
+	softmig_ledger_discard_former_self(file);
 	return 0;
 }
 

@@ -102,6 +102,7 @@ static inline uint32_t ledger_mark(uint64_t mark)
 }
 // Makes sure that others look at slot index.
 void softmig_ledger_raise_mark(struct softmig_ledger_file *file, uint32_t index);
+void softmig_ledger_discard_former_self(struct softmig_ledger_file *file);
 void softmig_ledger_leave(const struct softmig_ledger *ledger);
 
 static inline uint64_t add_saturated(uint64_t a, uint64_t b)

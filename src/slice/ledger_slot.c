@@ -174,7 +174,7 @@ int softmig_ledger_reclaim(struct softmig_ledger *ledger)
 }
 
 // What this process left in the ledger before it exec'ed: same process, another image. Its memory went with the old image.
-static void discard_former_self(struct softmig_ledger_file *file, const struct viewer *viewer)
+static void discard_former_self_as(struct softmig_ledger_file *file, const struct viewer *viewer)
 {
 	uint32_t count = ledger_mark(atomic_load(&file->mark));
 	uint64_t identity = owner_word(OWNER_OWNED, 0, viewer->pid, viewer->start);
@@ -184,6 +184,22 @@ static void discard_former_self(struct softmig_ledger_file *file, const struct v
 		if (OWNER_IDENTITY(word) == identity && atomic_load(&slot->pid_ns) == viewer->pid_ns &&
 		    atomic_load(&slot->image) != viewer->image)
 			discard(slot, viewer, word);
+	}
+}
+
+// At the opening, since from then on it maps the file again and looks alive to the others. Costs a look at the owner words unless there is one.
+void softmig_ledger_discard_former_self(struct softmig_ledger_file *file)
+{
+	uint32_t count = ledger_mark(atomic_load(&file->mark));
+	uint32_t pid = (uint32_t)softmig_sys_getpid();
+	for (uint32_t i = 0; i < count; i++) {
+		struct viewer viewer;
+		uint64_t word = atomic_load(&file->slot[i].owner);
+		if (owner_state(word) != OWNER_OWNED || owner_pid(word) != pid)
+			continue;
+		softmig_ledger_viewer(&viewer);
+		discard_former_self_as(file, &viewer);
+		return;
 	}
 }
 
@@ -212,12 +228,15 @@ static int claim_any(struct softmig_ledger *ledger, const struct viewer *viewer)
 		for (uint32_t i = 0; i < SOFTMIG_LEDGER_SLOTS; i++) {
 			if (attempt == 0 && i >= FIRST_SWEEP_AT && (i & (i - 1)) == 0 && i == ledger_mark(atomic_load(&file->mark)) &&
 			    softmig_ledger_sweep(ledger, 0, SWEEP_CLAIM, NULL) > 0)
-				break; // there is room below now
+				i = 0; // there is room below now
 			if (claim_at(file, i, viewer))
 				return (int)i;
 		}
-		if (attempt == 0 && ledger_mark(atomic_load(&file->mark)) == SOFTMIG_LEDGER_SLOTS)
+		if (attempt == 0) {
+			// Full: also slots at the end that are taken but not below the mark, by somebody killed while claiming.
+			softmig_ledger_raise_mark(file, SOFTMIG_LEDGER_SLOTS - 1);
 			softmig_ledger_sweep(ledger, 0, SWEEP_ALL, NULL);
+		}
 	}
 	return -1;
 }
@@ -242,7 +261,7 @@ static __attribute__((noinline)) struct softmig_ledger_slot *claim(struct softmi
 	struct softmig_ledger_mine *mine = ledger->mine;
 	struct viewer viewer;
 	softmig_ledger_viewer(&viewer);
-	discard_former_self(file, &viewer);
+	discard_former_self_as(file, &viewer);
 	int index = claim_any(ledger, &viewer);
 	if (index < 0)
 		return NULL;

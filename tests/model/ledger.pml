@@ -254,9 +254,12 @@ inline reserve()
 #else
 			:: sum_used + bytes > LIMIT && print == first ->
 #endif
+#ifdef MUTANT_NO_SECOND_LOOK
+				swept = true;
+#endif
 				withdraw();
 				if
-#ifdef EXEC // an exec'ed process's former slot looks alive from its opening the ledger to its sweeping it
+#ifdef EXEC // from its opening the ledger until it has swept its former slot, that looks alive
 				:: swept -> atomic { refused = true; want[me] = 0 }
 #else
 				:: swept -> atomic { refused = true; assert(did_not_fit[me]); want[me] = 0 }
