@@ -129,8 +129,9 @@ static void gone(struct softmig_gpu *gpu, CUcontext context)
 {
 	struct softmig_track_entry entry;
 	uint32_t count = atomic_load(&gpu->contexts);
+	uint64_t cursor = 0;
 
-	while (softmig_track_remove_any((uint64_t)(uintptr_t)context, &entry))
+	while (softmig_track_remove_any((uint64_t)(uintptr_t)context, &cursor, &entry))
 		softmig_uncharge_entry(&entry);
 	while (count > 0 && !atomic_compare_exchange_weak(&gpu->contexts, &count, count - 1))
 		;

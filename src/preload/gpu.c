@@ -11,10 +11,11 @@
 #include "preload/local.h"
 #include "preload/mode.h"
 #include "preload/oom_killer.h"
+#include "preload/private.h"
 #include "preload/uuid.h"
 #include "slice/log.h"
 
-enum { MAX_DEVICES = 64, SETTLE_EVERY_NS = 500000000 };
+enum { MAX_DEVICES = 64, SETTLE_EVERY_NS = 500000000, USUAL_PROCESSES = 128, MOST_PROCESSES = 65536 };
 
 static struct softmig_gpu gpus[SOFTMIG_MAX_GPUS];
 // CUDA device number -> ledger index + 1; 0: not asked yet.
@@ -130,12 +131,24 @@ static nvmlDevice_t nvml_device(struct softmig_gpu *gpu)
 	return device;
 }
 
+static bool find_self(const nvmlProcessInfo_t *processes, unsigned int count, uint64_t *bytes)
+{
+	unsigned int self = (unsigned int)getpid();
+
+	for (unsigned int i = 0; i < count; i++) {
+		if (processes[i].pid == self && processes[i].usedGpuMemory != UINT64_MAX) {
+			*bytes = processes[i].usedGpuMemory;
+			return true;
+		}
+	}
+	return false;
+}
+
 bool softmig_gpu_nvml_bytes(struct softmig_gpu *gpu, uint64_t *bytes)
 {
-	nvmlProcessInfo_t processes[128];
-	unsigned int count = sizeof(processes) / sizeof(processes[0]);
+	nvmlProcessInfo_t few[USUAL_PROCESSES];
+	unsigned int count = USUAL_PROCESSES;
 	nvmlDevice_t device = nvml_device(gpu);
-	unsigned int self = (unsigned int)getpid();
 
 	// Version 2 first: in drivers 535.43 to 535.86 version 3 writes longer records than it was declared with (abi/nvml_types.h).
 	nvmlReturn_t (*list)(nvmlDevice_t, unsigned int *, nvmlProcessInfo_t *) =
@@ -143,13 +156,21 @@ bool softmig_gpu_nvml_bytes(struct softmig_gpu *gpu, uint64_t *bytes)
 		DRIVER(nvmlDeviceGetComputeRunningProcesses_v3);
 	if (device == NULL || list == NULL)
 		return false;
-	if (list(device, &count, processes) != NVML_SUCCESS)
-		return false;
-	for (unsigned int i = 0; i < count; i++) {
-		if (processes[i].pid == self && processes[i].usedGpuMemory != UINT64_MAX) {
-			*bytes = processes[i].usedGpuMemory;
-			return true;
-		}
+	nvmlReturn_t result = list(device, &count, few);
+	if (result == NVML_SUCCESS)
+		return find_self(few, count, bytes);
+	// More than usual: count says how many. Others may have come when it is asked again.
+	for (int attempt = 0; attempt < 3 && result == NVML_ERROR_INSUFFICIENT_SIZE && count <= MOST_PROCESSES; attempt++) {
+		unsigned int room = count + USUAL_PROCESSES;
+		nvmlProcessInfo_t *many = softmig_scratch_get(room * sizeof(*many));
+		if (many == NULL)
+			return false;
+		count = room;
+		result = list(device, &count, many);
+		bool found = result == NVML_SUCCESS && find_self(many, count, bytes);
+		softmig_scratch_free(many, room * sizeof(*many));
+		if (result == NVML_SUCCESS)
+			return found;
 	}
 	return false;
 }
@@ -245,23 +266,27 @@ static void log_holders(const struct softmig_gpu *gpu)
 			            (unsigned long long)process.used_bytes[gpu->ledger], gpu->number);
 }
 
-bool softmig_charge(struct softmig_gpu *gpu, enum softmig_ledger_kind kind, uint64_t bytes, const char *what)
+bool softmig_charge_if_room(struct softmig_gpu *gpu, enum softmig_ledger_kind kind, uint64_t bytes)
 {
-	struct softmig_ledger *ledger = softmig_ledger_now();
 	uint64_t limit = softmig_gpu_limit_bytes(gpu);
 
 	// The ledger's "no limit" is 0; a forbidden GPU has a limit of nothing at all.
-	if (limit == 0)
-		return false;
-	uint64_t ledger_limit = limit == UINT64_MAX ? 0 : limit;
-	if (softmig_ledger_reserve(ledger, gpu->ledger, kind, bytes, ledger_limit))
+	return limit != 0 && softmig_ledger_reserve(softmig_ledger_now(), gpu->ledger, kind, bytes, limit == UINT64_MAX ? 0 : limit);
+}
+
+bool softmig_charge(struct softmig_gpu *gpu, enum softmig_ledger_kind kind, uint64_t bytes, const char *what)
+{
+	if (softmig_charge_if_room(gpu, kind, bytes))
 		return true;
+	if (softmig_gpu_limit_bytes(gpu) == 0)
+		return false;
 	softmig_pools_trim(gpu);
+	softmig_graph_memory_trim(gpu);
 	settle(gpu, 1, 0);
-	if (softmig_ledger_reserve(ledger, gpu->ledger, kind, bytes, ledger_limit))
+	if (softmig_charge_if_room(gpu, kind, bytes))
 		return true;
 	softmig_log(SOFTMIG_LOG_WARN, "refused: %s of %llu bytes on GPU %d; the slice has %llu, used %llu", what,
-	            (unsigned long long)bytes, gpu->number, (unsigned long long)limit,
+	            (unsigned long long)bytes, gpu->number, (unsigned long long)softmig_gpu_limit_bytes(gpu),
 	            (unsigned long long)softmig_gpu_used_bytes(gpu));
 	log_holders(gpu);
 	softmig_oom_kill(gpu);
@@ -280,4 +305,14 @@ void softmig_uncharge_entry(const struct softmig_track_entry *entry)
 	if (entry->unseen)
 		atomic_fetch_sub(&gpu->unseen_bytes, entry->bytes);
 	softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, entry->bytes);
+}
+
+void softmig_hand_over(struct softmig_gpu *gpu, uint64_t bytes)
+{
+	softmig_gpu_enter(gpu);
+	if (!atomic_load(&gpu->nvml_blind))
+		softmig_ledger_reserve(softmig_ledger_now(), gpu->ledger, SOFTMIG_LEDGER_OVERHEAD, bytes, 0);
+	softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, bytes);
+	softmig_gpu_leave(gpu);
+	softmig_settle(gpu);
 }

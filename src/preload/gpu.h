@@ -62,9 +62,14 @@ void softmig_gpu_leave(struct softmig_gpu *gpu);
 
 // Reserves; between enter and leave. False: refused for good, after settling, reclaiming the dead and trimming idle pools; logged. what: for the log.
 bool softmig_charge(struct softmig_gpu *gpu, enum softmig_ledger_kind kind, uint64_t bytes, const char *what);
+// The same without all that: does it fit as things are?
+bool softmig_charge_if_room(struct softmig_gpu *gpu, enum softmig_ledger_kind kind, uint64_t bytes);
 void softmig_uncharge(struct softmig_gpu *gpu, enum softmig_ledger_kind kind, uint64_t bytes);
 // The same for what a track entry was charged, once it is out of the table and gone from the driver.
 void softmig_uncharge_entry(const struct softmig_track_entry *entry);
+// What was tracked so far may be held on by something that hooks cannot see (another process, a file descriptor, a destroyed pool):
+// from here on NVML's figure alone counts. Outside enter and leave.
+void softmig_hand_over(struct softmig_gpu *gpu, uint64_t bytes);
 // Makes this process's overhead on the GPU what NVML says less what is tracked. Raising is always right; lowering waits for a
 // moment without calls in flight (so call it outside enter and leave). Returns NVML's bytes for this process, 0: unknown.
 uint64_t softmig_settle(struct softmig_gpu *gpu);
@@ -75,6 +80,10 @@ void softmig_settle_if_due(struct softmig_gpu *gpu);
 // NVML's bytes for this process on the GPU. False: NVML cannot tell.
 bool softmig_gpu_nvml_bytes(struct softmig_gpu *gpu, uint64_t *bytes);
 
+// cuda_graph_memory.c: gives memory that no running graph uses back to the driver (between enter and leave);
+void softmig_graph_memory_trim(struct softmig_gpu *gpu);
+// nothing is left of it (between enter and leave).
+void softmig_graph_memory_forget(struct softmig_gpu *gpu);
 // cuda_pool.c: gives idle pool memory of this process on the GPU back to the driver (between enter and leave);
 void softmig_pools_trim(struct softmig_gpu *gpu);
 // the primary context and its pools are gone (between enter and leave);

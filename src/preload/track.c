@@ -1,61 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 // What this process holds: see track.h. Open addressing, grown at half full; the lock is held for a few memory accesses and
-// lies, with the table's address, in a page that fork wipes.
+// lies, with the table's address, in memory that fork wipes.
 #include "preload/track.h"
 
-#include <errno.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stddef.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
-#ifndef MADV_WIPEONFORK
-#define MADV_WIPEONFORK 18
-#endif
+#include "preload/private.h"
 
+// All zero is an empty table, and what a forked child finds.
 struct table {
 	_Atomic int lock;
-	pid_t pid; // only looked at where the kernel cannot wipe
-	bool wiped;
 	struct softmig_track_entry *entries;
 	size_t size, used; // used counts GONE places too
 };
 
 enum { FIRST_SIZE = 1024 };
 
-static struct table *_Atomic shared_table;
-
-static void *map(size_t bytes)
-{
-	int kept = errno;
-	void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	errno = kept;
-	return memory == MAP_FAILED ? NULL : memory;
-}
+static struct softmig_private private_table;
 
 static struct table *table_get(void)
 {
-	struct table *table = atomic_load_explicit(&shared_table, memory_order_acquire);
-	int kept = errno;
-
-	if (table == NULL) {
-		struct table *mine = map(sizeof(*mine));
-		if (mine == NULL)
-			return NULL;
-		mine->wiped = madvise(mine, sizeof(*mine), MADV_WIPEONFORK) == 0;
-		mine->pid = getpid();
-		if (atomic_compare_exchange_strong(&shared_table, &table, mine))
-			table = mine;
-		else
-			munmap(mine, sizeof(*mine));
-	} else if (!table->wiped && table->pid != getpid()) {
-		// Wiped by fork (pid and wiped read 0), or a kernel that cannot wipe: either way a child's first call.
-		*table = (struct table){.pid = getpid()};
-		table->wiped = madvise(table, sizeof(*table), MADV_WIPEONFORK) == 0;
-	}
-	errno = kept;
-	return table;
+	return softmig_private_get(&private_table, sizeof(struct table));
 }
 
 static void lock(struct table *table)
@@ -108,32 +75,33 @@ static bool make_room(struct table *table)
 	for (size_t i = 0; i < table->size; i++)
 		live += table->entries[i].kind > SOFTMIG_TRACK_GONE;
 	size_t size = table->size == 0 ? FIRST_SIZE : live * 4 > table->size ? table->size * 2 : table->size;
-	struct softmig_track_entry *entries = map(size * sizeof(*entries));
+	struct softmig_track_entry *entries = softmig_scratch_get(size * sizeof(*entries));
 	if (entries == NULL)
 		return table->used + 1 < table->size;
 	struct table grown = {.entries = entries, .size = size};
 	for (size_t i = 0; i < table->size; i++)
 		if (table->entries[i].kind > SOFTMIG_TRACK_GONE)
 			place(&grown, &table->entries[i]);
-	if (table->entries != NULL)
-		munmap(table->entries, table->size * sizeof(*entries));
+	softmig_scratch_free(table->entries, table->size * sizeof(*entries));
 	table->entries = grown.entries;
 	table->size = grown.size;
 	table->used = grown.used;
 	return true;
 }
 
-bool softmig_track_add(const struct softmig_track_entry *entry)
+bool softmig_track_swap(const struct softmig_track_entry *entry, struct softmig_track_entry *old)
 {
 	struct table *table = table_get();
 	bool added = false;
 
+	old->kind = SOFTMIG_TRACK_FREE;
 	if (table == NULL)
 		return false;
 	lock(table);
-	struct softmig_track_entry *old = find(table, (enum softmig_track_kind)entry->kind, entry->key);
-	if (old != NULL) {
-		*old = *entry;
+	struct softmig_track_entry *there = find(table, (enum softmig_track_kind)entry->kind, entry->key);
+	if (there != NULL) {
+		*old = *there;
+		*there = *entry;
 		added = true;
 	} else if (make_room(table)) {
 		place(table, entry);
@@ -141,6 +109,12 @@ bool softmig_track_add(const struct softmig_track_entry *entry)
 	}
 	unlock(table);
 	return added;
+}
+
+bool softmig_track_add(const struct softmig_track_entry *entry)
+{
+	struct softmig_track_entry old;
+	return softmig_track_swap(entry, &old);
 }
 
 bool softmig_track_find(enum softmig_track_kind kind, uint64_t key, struct softmig_track_entry *entry)
@@ -200,7 +174,27 @@ int64_t softmig_track_count(const struct softmig_track_entry *template, int chan
 	return count;
 }
 
-bool softmig_track_remove_any(uint64_t context, struct softmig_track_entry *entry)
+bool softmig_track_adjust(enum softmig_track_kind kind, uint64_t key, int change, uint64_t more_bits,
+                          struct softmig_track_entry *entry)
+{
+	struct table *table = table_get();
+
+	if (table == NULL)
+		return false;
+	lock(table);
+	struct softmig_track_entry *found = find(table, kind, key);
+	if (found != NULL) {
+		found->more |= more_bits;
+		found->count = change < 0 && found->count < (uint32_t)-change ? 0 : found->count + (uint32_t)change;
+		*entry = *found;
+		if (found->count == 0)
+			found->kind = SOFTMIG_TRACK_GONE;
+	}
+	unlock(table);
+	return found != NULL;
+}
+
+bool softmig_track_remove_any(uint64_t context, uint64_t *cursor, struct softmig_track_entry *entry)
 {
 	struct table *table = table_get();
 	bool found = false;
@@ -208,10 +202,11 @@ bool softmig_track_remove_any(uint64_t context, struct softmig_track_entry *entr
 	if (table == NULL || context == 0)
 		return false;
 	lock(table);
-	for (size_t i = 0; i < table->size && !found; i++) {
-		if (table->entries[i].kind > SOFTMIG_TRACK_GONE && table->entries[i].context == context) {
-			*entry = table->entries[i];
-			table->entries[i].kind = SOFTMIG_TRACK_GONE;
+	for (; *cursor < table->size && !found; (*cursor)++) {
+		struct softmig_track_entry *at = &table->entries[*cursor];
+		if (at->kind > SOFTMIG_TRACK_GONE && at->context == context) {
+			*entry = *at;
+			at->kind = SOFTMIG_TRACK_GONE;
 			found = true;
 		}
 	}

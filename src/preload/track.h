@@ -15,10 +15,11 @@ enum softmig_track_kind {
 	SOFTMIG_TRACK_ARRAY,   // key: handle; bytes 0: it lies in blocks that only NVML knows
 	SOFTMIG_TRACK_MIPMAP,
 	SOFTMIG_TRACK_POOL,
-	SOFTMIG_TRACK_HANDLE,  // key: CUmemGenericAllocationHandle
-	SOFTMIG_TRACK_MAPPING, // key: mapped address
+	SOFTMIG_TRACK_HANDLE,     // key: CUmemGenericAllocationHandle; count: references; bytes 0; more: the allocation
+	SOFTMIG_TRACK_MAPPING,    // key: mapped address; bytes: its length, charged with the allocation, more
+	SOFTMIG_TRACK_ALLOCATION, // key: our own number; count: handles' references and mappings; more: how else it may be held
 	SOFTMIG_TRACK_CONTEXT, // key: CUcontext
-	SOFTMIG_TRACK_GRAPH,
+	SOFTMIG_TRACK_GRAPH,   // key: CUgraphExec and GPU; see cuda_graph_memory.c
 	SOFTMIG_TRACK_OTHER,
 };
 
@@ -35,6 +36,9 @@ struct softmig_track_entry {
 
 // Adds, or replaces an entry of the same kind and key. False: no memory for the table.
 bool softmig_track_add(const struct softmig_track_entry *entry);
+// The same; *old: what stood there, of kind SOFTMIG_TRACK_FREE where there was none. The driver reissues a pointer or handle only
+// when what it stood for is gone, so *old is gone, by a way that was not seen.
+bool softmig_track_swap(const struct softmig_track_entry *entry, struct softmig_track_entry *old);
 // Copies an entry out. False: not there.
 bool softmig_track_find(enum softmig_track_kind kind, uint64_t key, struct softmig_track_entry *entry);
 // Takes an entry out. False: not there (then *entry is untouched).
@@ -42,8 +46,14 @@ bool softmig_track_remove(enum softmig_track_kind kind, uint64_t key, struct sof
 // Adds change to an entry's count, adding the entry if it is new and removing it when the count comes to 0, in one step.
 // template: the entry as it would be added. Returns the new count, -1: no memory.
 int64_t softmig_track_count(const struct softmig_track_entry *template, int change);
-// Takes out an entry that hangs on context (any kind), one a call. False: none left.
-bool softmig_track_remove_any(uint64_t context, struct softmig_track_entry *entry);
-// The i-th entry of a kind, in no order; for walking while others may come and go. False: no more. *cursor starts at 0.
+// Adds change to the count of an entry that is there and more_bits to its more, takes it out when the count comes to 0, and copies
+// it out as it is then, in one step. False: not there.
+bool softmig_track_adjust(enum softmig_track_kind kind, uint64_t key, int change, uint64_t more_bits,
+                          struct softmig_track_entry *entry);
+// Takes out an entry that hangs on context (any kind), one a call. False: none left. *cursor starts at 0. What comes while the table
+// is walked may be missed: nothing new hangs on a context that is gone.
+bool softmig_track_remove_any(uint64_t context, uint64_t *cursor, struct softmig_track_entry *entry);
+// The next entry of a kind, in no order; for walking while others may come and go (then one may be missed or met twice).
+// False: no more. *cursor starts at 0.
 bool softmig_track_next(enum softmig_track_kind kind, uint64_t *cursor, struct softmig_track_entry *entry);
 #endif

@@ -36,6 +36,7 @@ typedef struct CUuserObject_st *CUuserObject;
 typedef cuuint64_t CUgraphConditionalHandle;
 typedef struct CUgraphDeviceUpdatableNode_st *CUgraphDeviceNode;
 typedef struct CUgreenCtx_st *CUgreenCtx;
+typedef cuuint32_t CUlogicalEndpointId;
 
 typedef struct CUuuid_st { char bytes[16]; } CUuuid;
 

@@ -1,0 +1,502 @@
+// SPDX-License-Identifier: Apache-2.0
+// Graphs' memory nodes. The driver gives them memory at the launch (or upload) and keeps it in one pool per device until
+// cuDeviceGraphMemTrim. Owns: what a launch may make that pool grow by, and the pool's charge.
+//
+// Nodes get their addresses when they are added, and share addresses where one is freed before the other is allocated, so a
+// graph takes at most the 32 MiB chunks of address space that its nodes touch. A launch reserves them, calls, reads what
+// the pool really has (20 ns), gives back the rest. A graph launched again in the same stream finds its memory still there, and
+// graphs of one stream share theirs: where the slice is nearly full, what is there already is not asked for twice.
+#include "preload/cuda_graph_memory.h"
+
+#include <errno.h>
+#include <sched.h>
+
+#include "preload/gpu.h"
+#include "preload/hook.h"
+#include "preload/mode.h"
+#include "preload/private.h"
+#include "preload/stream.h"
+#include "preload/track.h"
+
+#define CHUNK_BYTES (32ull << 20)
+enum { DEEPEST = 16, STREAMS = 16 };
+
+// A device's pool. All zero: nothing charged, and what a forked child finds.
+struct pool {
+	_Atomic int lock; // for reading the driver's figure and settling the charge as one step
+	_Atomic uint64_t charged_bytes;
+	// Counts what may have taken memory away from graphs that had it: trims, and graphs that moved to another stream.
+	_Atomic uint32_t shaken;
+	struct {
+		uint64_t stream, most_bytes; // that a graph launched in this stream may have had since; under the lock
+	} had[STREAMS];
+};
+
+static struct softmig_private private_pools;
+// Executable graphs with memory nodes, ever: while there is none, a launch costs nothing.
+static _Atomic bool any;
+
+static struct pool *pool_of(const struct softmig_gpu *gpu)
+{
+	struct pool *pools = softmig_private_get(&private_pools, SOFTMIG_MAX_GPUS * sizeof(*pools));
+	return pools == NULL ? NULL : &pools[gpu->ledger];
+}
+
+static uint64_t reserved_bytes(const struct softmig_gpu *gpu)
+{
+	cuuint64_t value = 0;
+	return SOFTMIG_HAS(cuDeviceGetGraphMemAttribute) &&
+	       DRIVER(cuDeviceGetGraphMemAttribute)(gpu->device, CU_GRAPH_MEM_ATTR_RESERVED_MEM_CURRENT, &value) == CUDA_SUCCESS
+	       ? value : 0;
+}
+
+static void lock(struct pool *pool)
+{
+	while (atomic_exchange_explicit(&pool->lock, 1, memory_order_acquire) != 0)
+		sched_yield();
+}
+
+static void unlock(struct pool *pool)
+{
+	atomic_store_explicit(&pool->lock, 0, memory_order_release);
+}
+
+// Brings the pool's charge to what the driver says, or to nothing; held_bytes are reserved already for its growth.
+static void refresh(struct softmig_gpu *gpu, struct pool *pool, uint64_t held_bytes, bool gone)
+{
+	lock(pool);
+	uint64_t now = gone ? 0 : reserved_bytes(gpu);
+	uint64_t before = atomic_load_explicit(&pool->charged_bytes, memory_order_relaxed);
+	atomic_store_explicit(&pool->charged_bytes, now, memory_order_relaxed);
+	if (now > before + held_bytes) // more than foreseen: the driver holds it, so it is charged, limit or not
+		softmig_ledger_reserve(softmig_ledger_now(), gpu->ledger, SOFTMIG_LEDGER_TRACKED, now - before - held_bytes, 0);
+	else
+		softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, before + held_bytes - now);
+	unlock(pool);
+}
+
+// Graphs may have to be given memory anew.
+static void shake(struct pool *pool)
+{
+	lock(pool);
+	atomic_fetch_add(&pool->shaken, 1);
+	for (int i = 0; i < STREAMS; i++)
+		pool->had[i].most_bytes = 0;
+	unlock(pool);
+}
+
+void softmig_graph_memory_trim(struct softmig_gpu *gpu)
+{
+	struct pool *pool = atomic_load(&any) ? pool_of(gpu) : NULL;
+
+	if (pool == NULL || !SOFTMIG_HAS(cuDeviceGraphMemTrim))
+		return;
+	DRIVER(cuDeviceGraphMemTrim)(gpu->device);
+	shake(pool);
+	refresh(gpu, pool, 0, false);
+}
+
+void softmig_graph_memory_forget(struct softmig_gpu *gpu)
+{
+	struct pool *pool = atomic_load(&any) ? pool_of(gpu) : NULL;
+
+	if (pool == NULL)
+		return;
+	shake(pool);
+	refresh(gpu, pool, 0, true);
+}
+
+CUresult hook_cuDeviceGraphMemTrim(CUdevice device)
+{
+	struct softmig_gpu *gpu = softmig_gpu_of_device(device);
+	struct pool *pool = gpu != NULL && atomic_load(&any) ? pool_of(gpu) : NULL;
+
+	if (pool == NULL)
+		return DRIVER(cuDeviceGraphMemTrim)(device);
+	softmig_gpu_enter(gpu);
+	CUresult result = DRIVER(cuDeviceGraphMemTrim)(device);
+	shake(pool);
+	refresh(gpu, pool, 0, false);
+	softmig_gpu_leave(gpu);
+	return result;
+}
+
+// --- What a graph needs: its memory nodes' addresses in chunks.
+
+struct span {
+	uint64_t first, end; // chunks
+	struct softmig_gpu *gpu;
+};
+
+struct spans {
+	struct span *at; // scratch memory
+	size_t count, room;
+	bool failed;
+};
+
+static void add_span(struct spans *spans, const CUDA_MEM_ALLOC_NODE_PARAMS *params)
+{
+	const CUmemLocation *location = &params->poolProps.location;
+	struct softmig_gpu *gpu = location->type == CU_MEM_LOCATION_TYPE_DEVICE ? softmig_gpu_of_device(location->id) : NULL;
+
+	if (gpu == NULL || params->bytesize == 0)
+		return;
+	if (spans->count == spans->room) {
+		size_t room = spans->room == 0 ? 128 : spans->room * 2;
+		struct span *more = softmig_scratch_get(room * sizeof(*more));
+		if (more == NULL) {
+			spans->failed = true;
+			return;
+		}
+		for (size_t i = 0; i < spans->count; i++)
+			more[i] = spans->at[i];
+		softmig_scratch_free(spans->at, spans->room * sizeof(*more));
+		spans->at = more;
+		spans->room = room;
+	}
+	uint64_t last = params->bytesize - 1 > UINT64_MAX - params->dptr ? UINT64_MAX : params->dptr + params->bytesize - 1;
+	spans->at[spans->count++] = (struct span){params->dptr / CHUNK_BYTES, last / CHUNK_BYTES + 1, gpu};
+}
+
+// Child graphs may have memory nodes since CUDA 12.9, bodies of conditional nodes may not (they hold kernels, copies, fills, child
+// graphs and conditionals alone).
+static void walk(struct spans *spans, CUgraph graph, int depth)
+{
+	size_t count = 0;
+
+	if (depth == DEEPEST || DRIVER(cuGraphGetNodes)(graph, NULL, &count) != CUDA_SUCCESS || count == 0)
+		return;
+	CUgraphNode *nodes = softmig_scratch_get(count * sizeof(CUgraphNode));
+	if (nodes == NULL) {
+		spans->failed = true;
+		return;
+	}
+	size_t got = count;
+	if (DRIVER(cuGraphGetNodes)(graph, nodes, &got) != CUDA_SUCCESS)
+		got = 0;
+	for (size_t i = 0; i < got && i < count; i++) {
+		CUDA_MEM_ALLOC_NODE_PARAMS params;
+		CUgraphNodeType type;
+		CUgraph child;
+		if (DRIVER(cuGraphNodeGetType)(nodes[i], &type) != CUDA_SUCCESS)
+			continue;
+		if (type == CU_GRAPH_NODE_TYPE_MEM_ALLOC && DRIVER(cuGraphMemAllocNodeGetParams)(nodes[i], &params) == CUDA_SUCCESS)
+			add_span(spans, &params);
+		else if (type == CU_GRAPH_NODE_TYPE_GRAPH && DRIVER(cuGraphChildGraphNodeGetGraph)(nodes[i], &child) == CUDA_SUCCESS)
+			walk(spans, child, depth + 1);
+	}
+	softmig_scratch_free(nodes, count * sizeof(CUgraphNode));
+}
+
+static bool before(const struct span *a, const struct span *b)
+{
+	return a->gpu != b->gpu ? a->gpu < b->gpu : a->first < b->first;
+}
+
+// Heap sort: in place, n log n whatever comes.
+static void sift(struct span *at, size_t from, size_t count)
+{
+	for (size_t child = 2 * from + 1; child < count; from = child, child = 2 * from + 1) {
+		if (child + 1 < count && before(&at[child], &at[child + 1]))
+			child++;
+		if (!before(&at[from], &at[child]))
+			return;
+		struct span moved = at[from];
+		at[from] = at[child];
+		at[child] = moved;
+	}
+}
+
+static void sort(struct span *at, size_t count)
+{
+	for (size_t i = count / 2; i-- > 0;)
+		sift(at, i, count);
+	while (count-- > 1) {
+		struct span moved = at[0];
+		at[0] = at[count];
+		at[count] = moved;
+		sift(at, 0, count);
+	}
+}
+
+// --- Executable graphs. GRAPH entries, one per GPU that a graph has memory on, in a chain: the first has the graph's own key,
+// count is the GPU of the next one, plus 1. bytes: what a launch may take; more: when and in which stream it had its memory last.
+
+static uint64_t key_of(CUgraphExec exec, int gpu)
+{
+	return (uint64_t)(uintptr_t)exec ^ (uint64_t)(gpu + 1) << 56;
+}
+
+static void forget_exec(CUgraphExec exec)
+{
+	struct softmig_track_entry entry;
+	uint64_t key = (uint64_t)(uintptr_t)exec;
+
+	while (atomic_load(&any) && softmig_track_remove(SOFTMIG_TRACK_GRAPH, key, &entry) && entry.count != 0)
+		key = key_of(exec, (int)entry.count - 1);
+}
+
+// False: no memory to record it in.
+static bool note_exec(CUgraphExec exec, CUgraph graph)
+{
+	struct spans spans = {0};
+	struct softmig_track_entry next = {0};
+	bool noted = true;
+
+	forget_exec(exec);
+	if (!SOFTMIG_HAS(cuGraphMemAllocNodeGetParams))
+		return true;
+	walk(&spans, graph, 0);
+	sort(spans.at, spans.count);
+	for (size_t i = spans.count; i > 0 && noted;) {
+		// From the back, GPU by GPU; the one that ends up last is the chain's head.
+		struct softmig_gpu *gpu = spans.at[i - 1].gpu;
+		uint64_t chunks = 0, upto = UINT64_MAX;
+		size_t first = i;
+		while (first > 0 && spans.at[first - 1].gpu == gpu)
+			first--;
+		for (size_t j = first; j < i; j++) {
+			uint64_t from = j > first && spans.at[j].first < upto ? upto : spans.at[j].first;
+			if (spans.at[j].end > from)
+				chunks += spans.at[j].end - from;
+			if (j == first || spans.at[j].end > upto)
+				upto = spans.at[j].end;
+		}
+		struct softmig_track_entry entry = {.kind = SOFTMIG_TRACK_GRAPH,
+		                                    .key = first == 0 ? (uint64_t)(uintptr_t)exec : key_of(exec, gpu->ledger),
+		                                    .bytes = chunks > UINT64_MAX / CHUNK_BYTES ? UINT64_MAX : chunks * CHUNK_BYTES,
+		                                    .count = next.kind == SOFTMIG_TRACK_FREE ? 0 : (uint32_t)next.gpu + 1,
+		                                    .gpu = (uint8_t)gpu->ledger};
+		noted = softmig_track_add(&entry);
+		next = entry;
+		i = first;
+	}
+	noted &= !spans.failed;
+	if (spans.count > 0)
+		atomic_store(&any, true);
+	softmig_scratch_free(spans.at, spans.room * sizeof(*spans.at));
+	return noted;
+}
+
+// Instantiated: its memory nodes are known now; its code is on the GPU, of no size known before.
+static CUresult instantiated(CUresult result, const CUgraphExec *exec, CUgraph graph)
+{
+	struct softmig_gpu *gpu = softmig_gpu_current();
+
+	if (result != CUDA_SUCCESS)
+		return result;
+	uint64_t overhead = gpu == NULL ? 0 : softmig_gpu_overhead_bytes(gpu);
+	if (gpu != NULL)
+		softmig_settle(gpu);
+	bool over = gpu != NULL && softmig_gpu_overhead_bytes(gpu) > overhead &&
+	            softmig_gpu_used_bytes(gpu) > softmig_gpu_limit_bytes(gpu);
+	if (!over && note_exec(*exec, graph))
+		return CUDA_SUCCESS;
+	DRIVER(cuGraphExecDestroy)(*exec);
+	if (gpu != NULL)
+		softmig_settle(gpu);
+	return CUDA_ERROR_OUT_OF_MEMORY;
+}
+
+CUresult hook_cuGraphInstantiate(CUgraphExec *phGraphExec, CUgraph hGraph, CUgraphNode *phErrorNode, char *logBuffer, size_t bufferSize)
+{
+	return instantiated(DRIVER(cuGraphInstantiate)(phGraphExec, hGraph, phErrorNode, logBuffer, bufferSize), phGraphExec, hGraph);
+}
+
+CUresult hook_cuGraphInstantiate_v2(CUgraphExec *phGraphExec, CUgraph hGraph, CUgraphNode *phErrorNode, char *logBuffer,
+                                    size_t bufferSize)
+{
+	return instantiated(DRIVER(cuGraphInstantiate_v2)(phGraphExec, hGraph, phErrorNode, logBuffer, bufferSize), phGraphExec, hGraph);
+}
+
+CUresult hook_cuGraphInstantiateWithFlags(CUgraphExec *phGraphExec, CUgraph hGraph, unsigned long long flags)
+{
+	return instantiated(DRIVER(cuGraphInstantiateWithFlags)(phGraphExec, hGraph, flags), phGraphExec, hGraph);
+}
+
+// May upload the graph as it makes it, and so give it memory: a graph with memory nodes is made without, and uploaded by our own hook.
+static CUresult with_params(CUgraphExec *exec, CUgraph graph, CUDA_GRAPH_INSTANTIATE_PARAMS *params,
+                            CUresult (*call)(CUgraphExec *, CUgraph, CUDA_GRAPH_INSTANTIATE_PARAMS *),
+                            CUresult (*upload)(CUgraphExec, CUstream))
+{
+	struct spans spans = {0};
+
+	if (params == NULL || !(params->flags & CUDA_GRAPH_INSTANTIATE_FLAG_UPLOAD))
+		return instantiated(call(exec, graph, params), exec, graph);
+	walk(&spans, graph, 0);
+	bool has_memory = spans.count > 0;
+	softmig_scratch_free(spans.at, spans.room * sizeof(*spans.at));
+	if (!has_memory)
+		return instantiated(call(exec, graph, params), exec, graph);
+	params->flags &= ~(cuuint64_t)CUDA_GRAPH_INSTANTIATE_FLAG_UPLOAD;
+	CUresult result = instantiated(call(exec, graph, params), exec, graph);
+	params->flags |= CUDA_GRAPH_INSTANTIATE_FLAG_UPLOAD;
+	if (result == CUDA_SUCCESS) {
+		result = upload(*exec, params->hUploadStream);
+		if (result != CUDA_SUCCESS)
+			hook_cuGraphExecDestroy(*exec);
+	}
+	return result;
+}
+
+CUresult hook_cuGraphInstantiateWithParams(CUgraphExec *phGraphExec, CUgraph hGraph, CUDA_GRAPH_INSTANTIATE_PARAMS *instantiateParams)
+{
+	return with_params(phGraphExec, hGraph, instantiateParams, DRIVER(cuGraphInstantiateWithParams), hook_cuGraphUpload);
+}
+
+CUresult hook_cuGraphInstantiateWithParams_ptsz(CUgraphExec *phGraphExec, CUgraph hGraph,
+                                                CUDA_GRAPH_INSTANTIATE_PARAMS *instantiateParams)
+{
+	return with_params(phGraphExec, hGraph, instantiateParams, DRIVER(cuGraphInstantiateWithParams_ptsz), hook_cuGraphUpload_ptsz);
+}
+
+CUresult hook_cuGraphExecDestroy(CUgraphExec hGraphExec)
+{
+	forget_exec(hGraphExec);
+	return DRIVER(cuGraphExecDestroy)(hGraphExec);
+}
+
+// An update leaves nodes' kinds as they are; where memory nodes are among them they are looked at again.
+static CUresult updated(CUresult result, CUgraphExec exec, CUgraph graph)
+{
+	struct softmig_track_entry entry;
+
+	if (result == CUDA_SUCCESS && atomic_load(&any) &&
+	    softmig_track_find(SOFTMIG_TRACK_GRAPH, (uint64_t)(uintptr_t)exec, &entry))
+		note_exec(exec, graph);
+	return result;
+}
+
+CUresult hook_cuGraphExecUpdate(CUgraphExec hGraphExec, CUgraph hGraph, CUgraphNode *hErrorNode_out,
+                                CUgraphExecUpdateResult *updateResult_out)
+{
+	return updated(DRIVER(cuGraphExecUpdate)(hGraphExec, hGraph, hErrorNode_out, updateResult_out), hGraphExec, hGraph);
+}
+
+CUresult hook_cuGraphExecUpdate_v2(CUgraphExec hGraphExec, CUgraph hGraph, CUgraphExecUpdateResultInfo *resultInfo)
+{
+	return updated(DRIVER(cuGraphExecUpdate_v2)(hGraphExec, hGraph, resultInfo), hGraphExec, hGraph);
+}
+
+// --- Launches.
+
+// What tells streams apart. The per-thread stream is another one in each thread, as errno is.
+static uint64_t stream_number(CUstream stream, bool per_thread)
+{
+	bool thread = stream == CU_STREAM_PER_THREAD || (stream == NULL && per_thread);
+	return ((thread ? (uint64_t)(uintptr_t)&errno : (uint64_t)(uintptr_t)stream) + 1) * 0x9e3779b97f4a7c15ull;
+}
+
+// When and in which stream: upper half the stream, lower half the count of shakes.
+static uint64_t place_now(const struct pool *pool, uint64_t stream)
+{
+	return (stream | 1ull << 32) >> 32 << 32 | atomic_load(&pool->shaken);
+}
+
+static uint64_t *had(struct pool *pool, uint64_t stream)
+{
+	int at = (int)(stream >> 60);
+	if (pool->had[at].stream != stream) {
+		pool->had[at].stream = stream;
+		pool->had[at].most_bytes = 0;
+	}
+	return &pool->had[at].most_bytes;
+}
+
+// Reserves what the launch may make the pool grow by. False: refused.
+static bool ask(const struct softmig_track_entry *graph, struct softmig_gpu *gpu, struct pool *pool, uint64_t stream, uint64_t *held_bytes)
+{
+	if (graph->more != 0 && (graph->more ^ place_now(pool, stream)) >> 32 != 0)
+		shake(pool); // it takes its memory along, which graphs of its former stream may have shared
+	if (graph->more == place_now(pool, stream)) {
+		*held_bytes = 0;
+		return true;
+	}
+	*held_bytes = graph->bytes;
+	if (softmig_charge_if_room(gpu, SOFTMIG_LEDGER_TRACKED, *held_bytes))
+		return true;
+	lock(pool);
+	uint64_t most = *had(pool, stream);
+	unlock(pool);
+	if (most > 0) {
+		*held_bytes = graph->bytes > most ? graph->bytes - most : 0;
+		if (softmig_charge_if_room(gpu, SOFTMIG_LEDGER_TRACKED, *held_bytes))
+			return true;
+	}
+	*held_bytes = graph->bytes;
+	return softmig_charge(gpu, SOFTMIG_LEDGER_TRACKED, *held_bytes, "graph memory");
+}
+
+static void tell(struct softmig_track_entry *graph, struct softmig_gpu *gpu, struct pool *pool, uint64_t stream, uint64_t held_bytes,
+                 bool launched)
+{
+	refresh(gpu, pool, held_bytes, false);
+	if (!launched)
+		return;
+	lock(pool);
+	uint64_t *most = had(pool, stream);
+	*most = *most > graph->bytes ? *most : graph->bytes;
+	unlock(pool);
+	uint64_t place = place_now(pool, stream);
+	if (graph->more != place) {
+		graph->more = place;
+		softmig_track_add(graph);
+	}
+}
+
+CUresult softmig_graph_memory_launch(CUgraphExec exec, CUstream stream, bool per_thread, CUresult (*call)(CUgraphExec, CUstream))
+{
+	struct softmig_track_entry graphs[SOFTMIG_MAX_GPUS];
+	uint64_t held_bytes[SOFTMIG_MAX_GPUS], number = stream_number(stream, per_thread), key = (uint64_t)(uintptr_t)exec;
+	int count = 0, asked = 0;
+	CUresult result = CUDA_SUCCESS;
+
+	if (!atomic_load_explicit(&any, memory_order_relaxed))
+		return call(exec, stream);
+	while (count < SOFTMIG_MAX_GPUS && softmig_track_find(SOFTMIG_TRACK_GRAPH, key, &graphs[count]))
+		if (graphs[count++].count == 0)
+			break;
+		else
+			key = key_of(exec, (int)graphs[count - 1].count - 1);
+	for (; asked < count && result == CUDA_SUCCESS; asked++) {
+		struct softmig_gpu *gpu = softmig_gpu_by_index(graphs[asked].gpu);
+		struct pool *pool = pool_of(gpu);
+		softmig_settle_if_due(gpu);
+		softmig_gpu_enter(gpu);
+		held_bytes[asked] = 0;
+		if (pool == NULL || !ask(&graphs[asked], gpu, pool, number, &held_bytes[asked])) {
+			held_bytes[asked] = 0;
+			result = CUDA_ERROR_OUT_OF_MEMORY;
+		}
+	}
+	if (result == CUDA_SUCCESS)
+		result = call(exec, stream);
+	for (int i = 0; i < asked; i++) {
+		struct softmig_gpu *gpu = softmig_gpu_by_index(graphs[i].gpu);
+		struct pool *pool = pool_of(gpu);
+		if (pool != NULL)
+			tell(&graphs[i], gpu, pool, number, held_bytes[i], result == CUDA_SUCCESS);
+		softmig_gpu_leave(gpu);
+	}
+	return result;
+}
+
+CUresult hook_cuGraphLaunch(CUgraphExec hGraph, CUstream hStream)
+{
+	return softmig_graph_memory_launch(hGraph, hStream, false, DRIVER(cuGraphLaunch));
+}
+
+CUresult hook_cuGraphLaunch_ptsz(CUgraphExec hGraphExec, CUstream hStream)
+{
+	return softmig_graph_memory_launch(hGraphExec, hStream, true, DRIVER(cuGraphLaunch_ptsz));
+}
+
+CUresult hook_cuGraphUpload(CUgraphExec hGraph, CUstream hStream)
+{
+	return softmig_graph_memory_launch(hGraph, hStream, false, DRIVER(cuGraphUpload));
+}
+
+CUresult hook_cuGraphUpload_ptsz(CUgraphExec hGraphExec, CUstream hStream)
+{
+	return softmig_graph_memory_launch(hGraphExec, hStream, true, DRIVER(cuGraphUpload_ptsz));
+}

@@ -1,0 +1,414 @@
+// SPDX-License-Identifier: Apache-2.0
+// Virtual memory management: memory without an address (cuMemCreate) and what keeps it. Owns: which handles and mappings hold
+// which allocation. Charged from creation until the last of both is gone, to the GPU where it lies, whichever context is
+// current or none.
+//
+//   HANDLE (value) ──┐
+//   HANDLE (value) ──┼──> ALLOCATION (a number of ours): count = handles' references + mappings; bytes; gpu
+//   MAPPING (address)┘
+// The number in between, because the driver reissues a handle's value once it is released, also while the memory is still mapped.
+// An exported handle may live on in another process or descriptor, and sparse arrays and multicast objects hold memory in pieces that
+// are not followed here: the end of such an allocation is NVML's to tell. Imported memory is its exporter's, and charged there.
+#include "preload/gpu.h"
+#include "preload/hook.h"
+#include "preload/private.h"
+#include "preload/track.h"
+
+// In an ALLOCATION's more.
+enum {
+	IMPORTED = 1,  // not charged here; but what it holds may be this process's own
+	ELSEWHERE = 2, // may be held by what is not seen here
+};
+
+static _Atomic uint64_t last_allocation;
+
+// What came to an end in one call: settled when the call is over.
+struct ended {
+	uint32_t gpus; // one bit each
+	uint64_t bytes[SOFTMIG_MAX_GPUS];
+};
+
+_Static_assert(SOFTMIG_MAX_GPUS <= 32, "one bit each");
+
+// One holder fewer. Call it when the driver has let go, between enter and leave of the allocation's GPU.
+static void let_go(uint64_t allocation, struct ended *ended)
+{
+	struct softmig_track_entry entry;
+
+	if (!softmig_track_adjust(SOFTMIG_TRACK_ALLOCATION, allocation, -1, 0, &entry) || entry.count != 0)
+		return;
+	if (entry.more & (IMPORTED | ELSEWHERE)) {
+		ended->gpus |= 1u << entry.gpu;
+		ended->bytes[entry.gpu] += entry.bytes;
+	} else {
+		softmig_uncharge(softmig_gpu_by_index(entry.gpu), SOFTMIG_LEDGER_TRACKED, entry.bytes);
+	}
+}
+
+static void finish(const struct ended *ended)
+{
+	for (int i = 0; i < SOFTMIG_MAX_GPUS; i++)
+		if (ended->gpus & 1u << i)
+			softmig_hand_over(softmig_gpu_by_index(i), ended->bytes[i]);
+}
+
+// A new allocation, held by a handle. False: no memory to record it in.
+static bool record(struct softmig_gpu *gpu, CUmemGenericAllocationHandle handle, uint64_t bytes, uint64_t more, struct ended *ended)
+{
+	struct softmig_track_entry old, allocation = {.kind = SOFTMIG_TRACK_ALLOCATION,
+	                                              .key = atomic_fetch_add(&last_allocation, 1) + 1,
+	                                              .bytes = bytes,
+	                                              .more = more,
+	                                              .count = 1,
+	                                              .gpu = (uint8_t)gpu->ledger};
+	struct softmig_track_entry held = {
+		.kind = SOFTMIG_TRACK_HANDLE, .key = handle, .more = allocation.key, .count = 1, .gpu = allocation.gpu};
+
+	if (!softmig_track_add(&allocation))
+		return false;
+	if (!softmig_track_swap(&held, &old)) {
+		softmig_track_remove(SOFTMIG_TRACK_ALLOCATION, allocation.key, &allocation);
+		return false;
+	}
+	for (; old.kind != SOFTMIG_TRACK_FREE && old.count > 0; old.count--)
+		let_go(old.more, ended);
+	return true;
+}
+
+static struct softmig_gpu *gpu_of_location(const CUmemLocation *location)
+{
+	if (location->type == CU_MEM_LOCATION_TYPE_DEVICE)
+		return softmig_gpu_of_device(location->id);
+	if (location->type == CU_MEM_LOCATION_TYPE_DEVICE_LOCALITY_DOMAIN)
+		return softmig_gpu_of_device(location->localized.deviceId);
+	return NULL; // host memory
+}
+
+CUresult hook_cuMemCreate(CUmemGenericAllocationHandle *handle, size_t size, const CUmemAllocationProp *prop, unsigned long long flags)
+{
+	struct softmig_gpu *gpu = prop == NULL ? NULL : gpu_of_location(&prop->location);
+	uint64_t bytes = softmig_granules(size);
+	struct ended ended = {0};
+
+	if (gpu == NULL || size == 0)
+		return DRIVER(cuMemCreate)(handle, size, prop, flags);
+	softmig_settle_if_due(gpu);
+	softmig_gpu_enter(gpu);
+	CUresult result = CUDA_ERROR_OUT_OF_MEMORY;
+	if (softmig_charge(gpu, SOFTMIG_LEDGER_TRACKED, bytes, "cuMemCreate")) {
+		result = DRIVER(cuMemCreate)(handle, size, prop, flags);
+		if (result == CUDA_SUCCESS && !record(gpu, *handle, bytes, 0, &ended)) {
+			DRIVER(cuMemRelease)(*handle);
+			result = CUDA_ERROR_OUT_OF_MEMORY;
+		}
+		if (result != CUDA_SUCCESS)
+			softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, bytes);
+	}
+	softmig_gpu_leave(gpu);
+	finish(&ended);
+	return result;
+}
+
+// One reference taken off before the driver drops it, since another thread may be given the same value at once.
+CUresult hook_cuMemRelease(CUmemGenericAllocationHandle handle)
+{
+	struct softmig_track_entry held;
+	struct ended ended = {0};
+
+	if (!softmig_track_adjust(SOFTMIG_TRACK_HANDLE, handle, -1, 0, &held))
+		return DRIVER(cuMemRelease)(handle);
+	struct softmig_gpu *gpu = softmig_gpu_by_index(held.gpu);
+	softmig_gpu_enter(gpu);
+	CUresult result = DRIVER(cuMemRelease)(handle);
+	if (result == CUDA_SUCCESS)
+		let_go(held.more, &ended);
+	else
+		softmig_track_count(&held, 1);
+	softmig_gpu_leave(gpu);
+	finish(&ended);
+	return result;
+}
+
+// An import is one more reference to memory that its exporter is charged for. Its end may be the end of memory of this very
+// process, if it has imported its own.
+CUresult hook_cuMemImportFromShareableHandle(CUmemGenericAllocationHandle *handle, void *osHandle, CUmemAllocationHandleType shHandleType)
+{
+	CUresult result = DRIVER(cuMemImportFromShareableHandle)(handle, osHandle, shHandleType);
+	CUmemAllocationProp prop;
+	struct softmig_track_entry held;
+	struct ended ended = {0};
+
+	if (result != CUDA_SUCCESS || !SOFTMIG_HAS(cuMemGetAllocationPropertiesFromHandle) ||
+	    DRIVER(cuMemGetAllocationPropertiesFromHandle)(&prop, *handle) != CUDA_SUCCESS)
+		return result;
+	// A driver that answers with a handle that is held already means that one.
+	if (softmig_track_adjust(SOFTMIG_TRACK_HANDLE, *handle, 1, 0, &held)) {
+		softmig_track_adjust(SOFTMIG_TRACK_ALLOCATION, held.more, 1, 0, &held);
+		return result;
+	}
+	struct softmig_gpu *gpu = gpu_of_location(&prop.location);
+	if (gpu != NULL)
+		record(gpu, *handle, 0, IMPORTED, &ended);
+	finish(&ended);
+	return result;
+}
+
+static void held_elsewhere(CUmemGenericAllocationHandle handle)
+{
+	struct softmig_track_entry entry;
+
+	if (softmig_track_find(SOFTMIG_TRACK_HANDLE, handle, &entry))
+		softmig_track_adjust(SOFTMIG_TRACK_ALLOCATION, entry.more, 0, ELSEWHERE, &entry);
+}
+
+CUresult hook_cuMemExportToShareableHandle(void *shareableHandle, CUmemGenericAllocationHandle handle,
+                                           CUmemAllocationHandleType handleType, unsigned long long flags)
+{
+	CUresult result = DRIVER(cuMemExportToShareableHandle)(shareableHandle, handle, handleType, flags);
+	if (result == CUDA_SUCCESS)
+		held_elsewhere(handle);
+	return result;
+}
+
+// The mapping that address lies in.
+static bool find_mapping(uint64_t address, struct softmig_track_entry *mapping)
+{
+	uint64_t cursor = 0;
+
+	if (softmig_track_find(SOFTMIG_TRACK_MAPPING, address, mapping))
+		return true;
+	while (softmig_track_next(SOFTMIG_TRACK_MAPPING, &cursor, mapping))
+		if (address - mapping->key < mapping->bytes)
+			return true;
+	return false;
+}
+
+CUresult hook_cuMemRetainAllocationHandle(CUmemGenericAllocationHandle *handle, void *addr)
+{
+	CUresult result = DRIVER(cuMemRetainAllocationHandle)(handle, addr);
+	struct softmig_track_entry held, allocation, mapping;
+	struct ended ended = {0};
+
+	if (result != CUDA_SUCCESS)
+		return result;
+	// The driver answers with the handle's own value, unless that has been released.
+	if (softmig_track_adjust(SOFTMIG_TRACK_HANDLE, *handle, 1, 0, &held)) {
+		softmig_track_adjust(SOFTMIG_TRACK_ALLOCATION, held.more, 1, 0, &allocation);
+		return result;
+	}
+	if (!find_mapping((uint64_t)(uintptr_t)addr, &mapping) ||
+	    !softmig_track_adjust(SOFTMIG_TRACK_ALLOCATION, mapping.more, 1, 0, &allocation))
+		return result;
+	held = (struct softmig_track_entry){.kind = SOFTMIG_TRACK_HANDLE, .key = *handle, .more = mapping.more, .gpu = allocation.gpu};
+	if (softmig_track_count(&held, 1) < 0) {
+		DRIVER(cuMemRelease)(*handle);
+		let_go(mapping.more, &ended);
+		finish(&ended);
+		result = CUDA_ERROR_OUT_OF_MEMORY;
+	}
+	return result;
+}
+
+// Mappings of memory that is not charged here are listed too, held by allocation 0, so that cuMemUnmap can walk a range.
+CUresult hook_cuMemMap(CUdeviceptr ptr, size_t size, size_t offset, CUmemGenericAllocationHandle handle, unsigned long long flags)
+{
+	struct softmig_track_entry held, allocation, old;
+	struct softmig_track_entry mapping = {.kind = SOFTMIG_TRACK_MAPPING, .key = ptr, .bytes = size};
+	struct ended ended = {0};
+
+	// Held before it is mapped, so that a release in another thread does not end it in between.
+	if (softmig_track_find(SOFTMIG_TRACK_HANDLE, handle, &held) &&
+	    softmig_track_adjust(SOFTMIG_TRACK_ALLOCATION, held.more, 1, 0, &allocation)) {
+		mapping.more = held.more;
+		mapping.gpu = held.gpu;
+	}
+	struct softmig_gpu *gpu = softmig_gpu_by_index(mapping.gpu);
+	softmig_gpu_enter(gpu);
+	CUresult result = DRIVER(cuMemMap)(ptr, size, offset, handle, flags);
+	if (result == CUDA_SUCCESS && !softmig_track_swap(&mapping, &old)) {
+		DRIVER(cuMemUnmap)(ptr, size);
+		result = CUDA_ERROR_OUT_OF_MEMORY;
+	} else if (result == CUDA_SUCCESS && old.kind != SOFTMIG_TRACK_FREE) {
+		let_go(old.more, &ended);
+	}
+	if (result != CUDA_SUCCESS)
+		let_go(mapping.more, &ended);
+	softmig_gpu_leave(gpu);
+	finish(&ended);
+	return result;
+}
+
+// The next mapping that begins in [*at, end): *at moves past it. In one range they lie end to end; only over a hole the table is searched.
+static bool next_mapping(uint64_t *at, uint64_t end, struct softmig_track_entry *mapping)
+{
+	struct softmig_track_entry seen;
+	uint64_t cursor = 0;
+	bool found = *at < end && softmig_track_find(SOFTMIG_TRACK_MAPPING, *at, mapping);
+
+	if (!found && *at < end) {
+		while (softmig_track_next(SOFTMIG_TRACK_MAPPING, &cursor, &seen)) {
+			if (seen.key > *at && seen.key < end && (!found || seen.key < mapping->key)) {
+				*mapping = seen;
+				found = true;
+			}
+		}
+	}
+	if (found)
+		*at = mapping->key + mapping->bytes;
+	return found;
+}
+
+// Mappings are taken out before the driver drops them, since another thread may map there at once; put back if it did not.
+CUresult hook_cuMemUnmap(CUdeviceptr ptr, size_t size)
+{
+	struct softmig_track_entry few[16], *taken = few, mapping;
+	uint64_t end = size > UINT64_MAX - ptr ? UINT64_MAX : ptr + size, at = ptr;
+	size_t room = 0, count = 0;
+	struct ended ended = {0};
+	uint32_t gpus = 0;
+
+	while (next_mapping(&at, end, &mapping))
+		room++;
+	if (room > sizeof(few) / sizeof(few[0])) {
+		taken = softmig_scratch_get(room * sizeof(*taken));
+		if (taken == NULL)
+			return CUDA_ERROR_OUT_OF_MEMORY;
+	}
+	at = ptr;
+	while (count < room && next_mapping(&at, end, &mapping)) {
+		if (softmig_track_remove(SOFTMIG_TRACK_MAPPING, mapping.key, &taken[count])) {
+			gpus |= 1u << taken[count].gpu;
+			count++;
+		}
+	}
+	for (int i = 0; i < SOFTMIG_MAX_GPUS; i++)
+		if (gpus & 1u << i)
+			softmig_gpu_enter(softmig_gpu_by_index(i));
+	CUresult result = DRIVER(cuMemUnmap)(ptr, size);
+	for (size_t i = 0; i < count; i++) {
+		if (result == CUDA_SUCCESS)
+			let_go(taken[i].more, &ended);
+		else
+			softmig_track_add(&taken[i]);
+	}
+	for (int i = 0; i < SOFTMIG_MAX_GPUS; i++)
+		if (gpus & 1u << i)
+			softmig_gpu_leave(softmig_gpu_by_index(i));
+	finish(&ended);
+	if (taken != few)
+		softmig_scratch_free(taken, room * sizeof(*taken));
+	return result;
+}
+
+// Tiles of sparse arrays. Which tile holds what is not followed: the memory's end is NVML's to tell.
+static CUresult map_array(const CUarrayMapInfo *list, unsigned int count, CUresult result)
+{
+	struct softmig_gpu *gpu = softmig_gpu_current();
+	bool unmaps = false;
+
+	if (result != CUDA_SUCCESS || list == NULL)
+		return result;
+	for (unsigned int i = 0; i < count; i++) {
+		if (list[i].memOperationType == CU_MEM_OPERATION_TYPE_MAP)
+			held_elsewhere(list[i].memHandle.memHandle);
+		unmaps |= list[i].memOperationType == CU_MEM_OPERATION_TYPE_UNMAP;
+	}
+	if (unmaps && gpu != NULL)
+		softmig_settle(gpu);
+	return result;
+}
+
+CUresult hook_cuMemMapArrayAsync(CUarrayMapInfo *mapInfoList, unsigned int count, CUstream hStream)
+{
+	return map_array(mapInfoList, count, DRIVER(cuMemMapArrayAsync)(mapInfoList, count, hStream));
+}
+
+CUresult hook_cuMemMapArrayAsync_ptsz(CUarrayMapInfo *mapInfoList, unsigned int count, CUstream hStream)
+{
+	return map_array(mapInfoList, count, DRIVER(cuMemMapArrayAsync_ptsz)(mapInfoList, count, hStream));
+}
+
+// Multicast objects and logical endpoints hold what is bound to them.
+static CUresult bound(CUresult result, CUmemGenericAllocationHandle handle)
+{
+	if (result == CUDA_SUCCESS)
+		held_elsewhere(handle);
+	return result;
+}
+
+static CUresult bound_address(CUresult result, uint64_t address, uint64_t size)
+{
+	struct softmig_track_entry mapping, allocation;
+	uint64_t end = size > UINT64_MAX - address ? UINT64_MAX : address + size;
+
+	if (result != CUDA_SUCCESS || !find_mapping(address, &mapping))
+		return result;
+	do
+		softmig_track_adjust(SOFTMIG_TRACK_ALLOCATION, mapping.more, 0, ELSEWHERE, &allocation);
+	while (next_mapping(&address, end, &mapping));
+	return result;
+}
+
+static CUresult unbound(CUresult result, CUdevice device)
+{
+	struct softmig_gpu *gpu = softmig_gpu_of_device(device);
+	if (result == CUDA_SUCCESS && gpu != NULL)
+		softmig_settle(gpu);
+	return result;
+}
+
+CUresult hook_cuMulticastBindMem(CUmemGenericAllocationHandle mcHandle, size_t mcOffset, CUmemGenericAllocationHandle memHandle,
+                                 size_t memOffset, size_t size, unsigned long long flags)
+{
+	return bound(DRIVER(cuMulticastBindMem)(mcHandle, mcOffset, memHandle, memOffset, size, flags), memHandle);
+}
+
+CUresult hook_cuMulticastBindMem_v2(CUmemGenericAllocationHandle mcHandle, CUdevice dev, size_t mcOffset,
+                                    CUmemGenericAllocationHandle memHandle, size_t memOffset, size_t size, unsigned long long flags)
+{
+	return bound(DRIVER(cuMulticastBindMem_v2)(mcHandle, dev, mcOffset, memHandle, memOffset, size, flags), memHandle);
+}
+
+CUresult hook_cuMulticastBindAddr(CUmemGenericAllocationHandle mcHandle, size_t mcOffset, CUdeviceptr memptr, size_t size,
+                                  unsigned long long flags)
+{
+	return bound_address(DRIVER(cuMulticastBindAddr)(mcHandle, mcOffset, memptr, size, flags), memptr, size);
+}
+
+CUresult hook_cuMulticastBindAddr_v2(CUmemGenericAllocationHandle mcHandle, CUdevice dev, size_t mcOffset, CUdeviceptr memptr,
+                                     size_t size, unsigned long long flags)
+{
+	return bound_address(DRIVER(cuMulticastBindAddr_v2)(mcHandle, dev, mcOffset, memptr, size, flags), memptr, size);
+}
+
+CUresult hook_cuMulticastUnbind(CUmemGenericAllocationHandle mcHandle, CUdevice dev, size_t mcOffset, size_t size)
+{
+	return unbound(DRIVER(cuMulticastUnbind)(mcHandle, dev, mcOffset, size), dev);
+}
+
+CUresult hook_cuLogicalEndpointBindMem(CUlogicalEndpointId leId, CUdevice dev, cuuint64_t offset, CUmemGenericAllocationHandle memHandle,
+                                       cuuint64_t memOffset, cuuint64_t size, unsigned long long flags)
+{
+	return bound(DRIVER(cuLogicalEndpointBindMem)(leId, dev, offset, memHandle, memOffset, size, flags), memHandle);
+}
+
+CUresult hook_cuLogicalEndpointBindAddr(CUlogicalEndpointId leId, CUdevice dev, cuuint64_t offset, void *ptr, cuuint64_t size,
+                                        unsigned long long flags)
+{
+	return bound_address(DRIVER(cuLogicalEndpointBindAddr)(leId, dev, offset, ptr, size, flags), (uint64_t)(uintptr_t)ptr, size);
+}
+
+CUresult hook_cuLogicalEndpointUnbind(CUlogicalEndpointId leId, CUdevice dev, cuuint64_t offset, cuuint64_t size)
+{
+	return unbound(DRIVER(cuLogicalEndpointUnbind)(leId, dev, offset, size), dev);
+}
+
+// Ends the bindings on all its devices.
+CUresult hook_cuLogicalEndpointDestroy(CUlogicalEndpointId leId)
+{
+	CUresult result = DRIVER(cuLogicalEndpointDestroy)(leId);
+	if (result == CUDA_SUCCESS)
+		for (int device = 0; device < SOFTMIG_MAX_GPUS; device++)
+			unbound(result, device);
+	return result;
+}
