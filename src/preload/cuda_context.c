@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <time.h>
 
+#include "preload/context.h"
 #include "preload/gpu.h"
 #include "preload/hook.h"
 #include "preload/local.h"
@@ -28,7 +29,7 @@ static _Atomic uint64_t *learned_cost(const struct softmig_gpu *gpu)
 }
 
 // The cost to reserve; 0 < cost. The figure in the ledger is another process's word: a nonsensical one counts as unknown.
-static uint64_t known_cost(const struct softmig_gpu *gpu)
+uint64_t softmig_context_cost_bytes(const struct softmig_gpu *gpu)
 {
 	uint64_t bytes = atomic_load_explicit(learned_cost(gpu), memory_order_acquire);
 	return bytes <= 16 * UNKNOWN_COST_BYTES ? softmig_granules(bytes) : 0;
@@ -40,7 +41,7 @@ static CUresult reserve_unknown(struct creation *creation)
 
 	for (int i = 0; i < 2000; i++) {
 		uint64_t limit = softmig_gpu_limit_bytes(creation->gpu), used = softmig_gpu_used_bytes(creation->gpu);
-		uint64_t bytes = known_cost(creation->gpu);
+		uint64_t bytes = softmig_context_cost_bytes(creation->gpu);
 		if (bytes == 0)
 			bytes = limit > used && limit - used < UNKNOWN_COST_BYTES ? limit - used : UNKNOWN_COST_BYTES;
 		if (softmig_ledger_reserve(softmig_ledger_now(), creation->gpu->ledger, SOFTMIG_LEDGER_OVERHEAD, bytes,
@@ -48,7 +49,7 @@ static CUresult reserve_unknown(struct creation *creation)
 			creation->reserved_bytes = bytes;
 			return CUDA_SUCCESS;
 		}
-		if (known_cost(creation->gpu) != 0)
+		if (softmig_context_cost_bytes(creation->gpu) != 0)
 			break;
 		int kept = errno;
 		nanosleep(&pause, NULL);
@@ -69,7 +70,7 @@ static CUresult begin(struct creation *creation, CUdevice device)
 		return CUDA_ERROR_DEVICE_UNAVAILABLE;
 	}
 	softmig_gpu_enter(gpu);
-	uint64_t cost = known_cost(gpu);
+	uint64_t cost = softmig_context_cost_bytes(gpu);
 	CUresult result = CUDA_SUCCESS;
 	if (cost == 0)
 		result = reserve_unknown(creation);
@@ -114,7 +115,7 @@ static bool end(struct creation *creation, CUresult result, CUcontext context)
 		learn_cost(gpu, bytes);
 	if (bytes == 0) {
 		// NVML does not show this process: what was reserved stands for the context, made plausible if nobody knew better.
-		if (known_cost(gpu) == 0) {
+		if (softmig_context_cost_bytes(gpu) == 0) {
 			learn_cost(gpu, BLIND_COST_BYTES);
 			if (creation->reserved_bytes > BLIND_COST_BYTES)
 				softmig_uncharge(gpu, SOFTMIG_LEDGER_OVERHEAD, creation->reserved_bytes - BLIND_COST_BYTES);
@@ -124,20 +125,21 @@ static bool end(struct creation *creation, CUresult result, CUcontext context)
 	return softmig_gpu_used_bytes(gpu) <= softmig_gpu_limit_bytes(gpu);
 }
 
-// A context is gone, and all that hung on it. Pointers' small blocks are entries of their own, with their own bytes.
+// A context is gone, and all that hung on it. Pointers' small blocks are entries of their own, with their own bytes. Green contexts have
+// handles of their own, and go with the primary context: with the last context nothing is left.
 static void gone(struct softmig_gpu *gpu, CUcontext context)
 {
 	struct softmig_track_entry entry;
 	uint32_t count = atomic_load(&gpu->contexts);
 	uint64_t cursor = 0;
 
-	while (softmig_track_remove_any((uint64_t)(uintptr_t)context, &cursor, &entry))
-		softmig_uncharge_entry(&entry);
 	while (count > 0 && !atomic_compare_exchange_weak(&gpu->contexts, &count, count - 1))
 		;
+	while (softmig_track_remove_any(gpu->ledger, count <= 1 ? 0 : (uint64_t)(uintptr_t)context, &cursor, &entry))
+		softmig_uncharge_entry(&entry);
 	softmig_local_forget(gpu);
 	if (atomic_load(&gpu->nvml_blind))
-		softmig_uncharge(gpu, SOFTMIG_LEDGER_OVERHEAD, known_cost(gpu));
+		softmig_uncharge(gpu, SOFTMIG_LEDGER_OVERHEAD, softmig_context_cost_bytes(gpu));
 }
 
 #define CREATE(device, pctx, call) \
@@ -172,6 +174,28 @@ CUresult hook_cuCtxCreate_v3(CUcontext *pctx, CUexecAffinityParam *paramsArray, 
 CUresult hook_cuCtxCreate_v4(CUcontext *pctx, CUctxCreateParams *ctxCreateParams, unsigned int flags, CUdevice dev)
 {
 	CREATE(dev, pctx, DRIVER(cuCtxCreate_v4)(pctx, ctxCreateParams, flags, dev));
+}
+
+CUresult hook_cuGLCtxCreate(CUcontext *pCtx, unsigned int Flags, CUdevice device)
+{
+	CREATE(device, pCtx, DRIVER(cuGLCtxCreate)(pCtx, Flags, device));
+}
+
+CUresult hook_cuGLCtxCreate_v2(CUcontext *pCtx, unsigned int Flags, CUdevice device)
+{
+	CREATE(device, pCtx, DRIVER(cuGLCtxCreate_v2)(pCtx, Flags, device));
+}
+
+CUresult hook_cuVDPAUCtxCreate(CUcontext *pCtx, unsigned int flags, CUdevice device, uint32_t vdpDevice,
+                                  void *vdpGetProcAddress)
+{
+	CREATE(device, pCtx, DRIVER(cuVDPAUCtxCreate)(pCtx, flags, device, vdpDevice, vdpGetProcAddress));
+}
+
+CUresult hook_cuVDPAUCtxCreate_v2(CUcontext *pCtx, unsigned int flags, CUdevice device, uint32_t vdpDevice,
+                                  void *vdpGetProcAddress)
+{
+	CREATE(device, pCtx, DRIVER(cuVDPAUCtxCreate_v2)(pCtx, flags, device, vdpDevice, vdpGetProcAddress));
 }
 
 #define DESTROY(ctx, call) \
@@ -243,6 +267,20 @@ CUresult hook_cuDevicePrimaryCtxRetain(CUcontext *pctx, CUdevice dev)
 	return result;
 }
 
+bool softmig_context_primary_ended(struct softmig_gpu *gpu)
+{
+	CUcontext primary = NULL;
+
+	if (!primary_active(gpu->device))
+		primary = atomic_exchange(&gpu->primary, NULL);
+	if (primary == NULL)
+		return false;
+	gone(gpu, primary);
+	softmig_pools_forget(gpu);
+	softmig_graph_memory_forget(gpu);
+	return true;
+}
+
 // Released or reset: when it is no longer active, it and all that hung on it are gone. A reset leaves it inactive until used again.
 #define END_PRIMARY(device, call) \
 	do { \
@@ -251,16 +289,9 @@ CUresult hook_cuDevicePrimaryCtxRetain(CUcontext *pctx, CUdevice dev)
 			return (call); \
 		softmig_gpu_enter(gpu); \
 		CUresult result = (call); \
-		CUcontext primary = NULL; \
-		if (result == CUDA_SUCCESS && !primary_active(device)) { \
-			primary = atomic_exchange(&gpu->primary, NULL); \
-			if (primary != NULL) { \
-				gone(gpu, primary); \
-				softmig_pools_forget(gpu); \
-			} \
-		} \
+		bool ended = result == CUDA_SUCCESS && softmig_context_primary_ended(gpu); \
 		softmig_gpu_leave(gpu); \
-		if (primary != NULL) \
+		if (ended) \
 			softmig_settle(gpu); \
 		return result; \
 	} while (0)

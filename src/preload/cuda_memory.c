@@ -29,6 +29,20 @@ static struct softmig_track_entry block_of(uint64_t pointer, const struct softmi
 	                                    .gpu = (uint8_t)gpu->ledger};
 }
 
+// After the driver freed what entry stood for.
+static void forget(const struct softmig_track_entry *entry)
+{
+	struct softmig_gpu *gpu = softmig_gpu_by_index(entry->gpu);
+
+	if (entry->bytes != 0) {
+		softmig_uncharge_entry(entry);
+		return;
+	}
+	struct softmig_track_entry block = block_of(entry->key, gpu, entry->context);
+	if (softmig_track_count(&block, -1) == 0)
+		softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, SOFTMIG_GRANULE_BYTES);
+}
+
 // After the driver granted pointer for charge_of(bytes): records it, and gives back what the driver did not need, because the
 // block was there already. False: no memory to record it in.
 static bool record(struct softmig_gpu *gpu, enum kind kind, uint64_t pointer, uint64_t bytes)
@@ -42,8 +56,11 @@ static bool record(struct softmig_gpu *gpu, enum kind kind, uint64_t pointer, ui
 	                                    .unseen = kind == MANAGED,
 	                                    .gpu = (uint8_t)gpu->ledger};
 
-	if (!softmig_track_add(&entry))
+	struct softmig_track_entry old;
+	if (!softmig_track_swap(&entry, &old))
 		return false;
+	if (old.kind != SOFTMIG_TRACK_FREE)
+		forget(&old);
 	if (kind == MANAGED)
 		atomic_fetch_add(&gpu->unseen_bytes, entry.bytes);
 	if (!small)
@@ -57,20 +74,6 @@ static bool record(struct softmig_gpu *gpu, enum kind kind, uint64_t pointer, ui
 	if (count > 1)
 		softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, SOFTMIG_GRANULE_BYTES);
 	return true;
-}
-
-// After the driver freed what entry stood for.
-static void forget(const struct softmig_track_entry *entry)
-{
-	struct softmig_gpu *gpu = softmig_gpu_by_index(entry->gpu);
-
-	if (entry->bytes != 0) {
-		softmig_uncharge_entry(entry);
-		return;
-	}
-	struct softmig_track_entry block = block_of(entry->key, gpu, entry->context);
-	if (softmig_track_count(&block, -1) == 0)
-		softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, SOFTMIG_GRANULE_BYTES);
 }
 
 // The three moves, for one allocating call whose result lies at *pointer; bytes is what is asked of the driver.

@@ -194,17 +194,17 @@ bool softmig_track_adjust(enum softmig_track_kind kind, uint64_t key, int change
 	return found != NULL;
 }
 
-bool softmig_track_remove_any(uint64_t context, uint64_t *cursor, struct softmig_track_entry *entry)
+bool softmig_track_remove_any(int gpu, uint64_t context, uint64_t *cursor, struct softmig_track_entry *entry)
 {
 	struct table *table = table_get();
 	bool found = false;
 
-	if (table == NULL || context == 0)
+	if (table == NULL)
 		return false;
 	lock(table);
 	for (; *cursor < table->size && !found; (*cursor)++) {
 		struct softmig_track_entry *at = &table->entries[*cursor];
-		if (at->kind > SOFTMIG_TRACK_GONE && at->context == context) {
+		if (at->kind > SOFTMIG_TRACK_GONE && at->gpu == gpu && at->context != 0 && (context == 0 || at->context == context)) {
 			*entry = *at;
 			at->kind = SOFTMIG_TRACK_GONE;
 			found = true;

@@ -50,9 +50,9 @@ int64_t softmig_track_count(const struct softmig_track_entry *template, int chan
 // it out as it is then, in one step. False: not there.
 bool softmig_track_adjust(enum softmig_track_kind kind, uint64_t key, int change, uint64_t more_bits,
                           struct softmig_track_entry *entry);
-// Takes out an entry that hangs on context (any kind), one a call. False: none left. *cursor starts at 0. What comes while the table
-// is walked may be missed: nothing new hangs on a context that is gone.
-bool softmig_track_remove_any(uint64_t context, uint64_t *cursor, struct softmig_track_entry *entry);
+// Takes out an entry of the GPU that hangs on context (0: on any), of any kind, one a call. False: none left. *cursor starts at 0.
+// What comes while the table is walked may be missed: nothing new hangs on a context that is gone.
+bool softmig_track_remove_any(int gpu, uint64_t context, uint64_t *cursor, struct softmig_track_entry *entry);
 // The next entry of a kind, in no order; for walking while others may come and go (then one may be missed or met twice).
 // False: no more. *cursor starts at 0.
 bool softmig_track_next(enum softmig_track_kind kind, uint64_t *cursor, struct softmig_track_entry *entry);

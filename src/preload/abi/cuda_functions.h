@@ -2,7 +2,7 @@
 // Prototypes of the functions that libcuda.so.1 exports, under the exact exported names: an old version has its old types
 // (cuMemAlloc is the 32-bit one of CUDA 3.1, cuMemAlloc_v2 today's), _ptds and _ptsz are the forms for per-thread default streams.
 // Include cuda_types.h first. Holds prototypes and nothing else, so that tests/abi can compile them after NVIDIA's own header and
-// the compiler reject what differs. Left out: textures, surfaces, tensor maps, GL, EGL, VDPAU, core dumps, logs, checkpoints, the profiler.
+// the compiler reject what differs. Left out: textures, surfaces, tensor maps, GL, EGL and VDPAU (their contexts apart), core dumps, logs, checkpoints, the profiler.
 #ifndef SOFTMIG_PRELOAD_ABI_CUDA_FUNCTIONS_H
 #define SOFTMIG_PRELOAD_ABI_CUDA_FUNCTIONS_H
 
@@ -85,6 +85,12 @@ CUresult cuDevicePrimaryCtxReset_v2(CUdevice dev);
 CUresult cuDevicePrimaryCtxRetain(CUcontext *pctx, CUdevice dev);
 CUresult cuDevicePrimaryCtxSetFlags(CUdevice dev, unsigned int flags);
 CUresult cuDevicePrimaryCtxSetFlags_v2(CUdevice dev, unsigned int flags);
+
+// Contexts of other interfaces, declared in companions of cuda.h; VDPAU's device is a number, its function a pointer
+CUresult cuGLCtxCreate(CUcontext *pCtx, unsigned int Flags, CUdevice device);
+CUresult cuGLCtxCreate_v2(CUcontext *pCtx, unsigned int Flags, CUdevice device);
+CUresult cuVDPAUCtxCreate(CUcontext *pCtx, unsigned int flags, CUdevice device, uint32_t vdpDevice, void *vdpGetProcAddress);
+CUresult cuVDPAUCtxCreate_v2(CUcontext *pCtx, unsigned int flags, CUdevice device, uint32_t vdpDevice, void *vdpGetProcAddress);
 
 // Green contexts
 CUresult cuCtxFromGreenCtx(CUcontext *pContext, CUgreenCtx hCtx);

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+// Memory of other interfaces (Vulkan, NvSci). It exists before it is imported, and whether this process is charged for it is the
+// driver's to tell. Owns: that it is asked.
+#include "preload/gpu.h"
+#include "preload/hook.h"
+
+static CUresult settled(CUresult result)
+{
+	struct softmig_gpu *gpu = softmig_gpu_current();
+	if (result == CUDA_SUCCESS && gpu != NULL)
+		softmig_settle(gpu);
+	return result;
+}
+
+CUresult hook_cuImportExternalMemory(CUexternalMemory *extMem_out, const CUDA_EXTERNAL_MEMORY_HANDLE_DESC *memHandleDesc)
+{
+	return settled(DRIVER(cuImportExternalMemory)(extMem_out, memHandleDesc));
+}
+
+CUresult hook_cuDestroyExternalMemory(CUexternalMemory extMem)
+{
+	return settled(DRIVER(cuDestroyExternalMemory)(extMem));
+}
