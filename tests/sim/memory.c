@@ -156,7 +156,7 @@ CUresult sim_free(struct sim_range *range)
 		sim_backing_unmap(&range->backing);
 		if (range->shared_block >= 0)
 			sim_shared_release(range->shared_block);
-		else
+		else if (context != NULL)
 			sim_context_uncharge(context, range->charged_bytes);
 	}
 	sim_range_remove(range);
@@ -214,7 +214,7 @@ CUresult cuMemFree_v2(CUdeviceptr dptr)
 	enum sim_range_kind kind = freeable ? range->kind : SIM_RANGE_HOST;
 	struct CUctx_st *owner = freeable ? range->context : NULL;
 	sim_leave();
-	if (kind == SIM_RANGE_POOL)
+	if (kind == SIM_RANGE_POOL || kind == SIM_RANGE_GRAPH)
 		return sim_pool_free_now(dptr);
 	if (kind != SIM_RANGE_DEVICE && kind != SIM_RANGE_SMALL && kind != SIM_RANGE_MANAGED && kind != SIM_RANGE_EXTERNAL)
 		return CUDA_ERROR_INVALID_VALUE;
