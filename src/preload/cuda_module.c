@@ -222,12 +222,21 @@ CUresult hook_cuCtxSetLimit(CUlimit limit, size_t value)
 			softmig_settle(gpu);
 		return result;
 	}
-	if (!softmig_local_promise(gpu, value))
+	// What a lower limit gave back, if the driver gives any, has to be asked for again: so growth counts from the limit now.
+	size_t now = 0, aligned = value > SIZE_MAX - 15 ? value : (value + 15) & ~(size_t)15; // the driver rounds
+	DRIVER(cuCtxGetLimit)(&now, limit);
+	uint64_t before = aligned < now ? softmig_settle(gpu) : 0, growth = 0;
+	if (aligned > now && !softmig_local_growth(gpu, now, aligned, &growth))
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	softmig_gpu_enter(gpu);
+	if (growth != 0 && !softmig_charge(gpu, SOFTMIG_LEDGER_OVERHEAD, growth, "a larger stack")) {
+		softmig_gpu_leave(gpu);
+		return CUDA_ERROR_OUT_OF_MEMORY;
+	}
 	CUresult result = DRIVER(cuCtxSetLimit)(limit, value);
 	softmig_gpu_leave(gpu);
-	softmig_local_kept(gpu);
-	softmig_settle(gpu);
+	uint64_t after = softmig_settle_reserved(gpu, growth);
+	if (result == CUDA_SUCCESS)
+		softmig_local_stack(gpu, aligned, before > after ? before - after : 0);
 	return result;
 }

@@ -22,6 +22,15 @@ static uint64_t threads_of(const struct softmig_gpu *gpu)
 	return (uint64_t)multiprocessors * (uint64_t)threads;
 }
 
+bool softmig_local_growth(struct softmig_gpu *gpu, uint64_t from_bytes, uint64_t to_bytes, uint64_t *growth_bytes)
+{
+	if (to_bytes < from_bytes || __builtin_mul_overflow(to_bytes - from_bytes, threads_of(gpu), growth_bytes) ||
+	    *growth_bytes > UINT64_MAX / 2)
+		return false;
+	*growth_bytes = softmig_granules(*growth_bytes);
+	return true;
+}
+
 bool softmig_local_promise(struct softmig_gpu *gpu, uint64_t bytes_per_thread)
 {
 	struct local *local = &locals[gpu->ledger];
@@ -36,9 +45,8 @@ bool softmig_local_promise(struct softmig_gpu *gpu, uint64_t bytes_per_thread)
 	if (bytes_per_thread <= now)
 		return true;
 	uint64_t growth;
-	if (__builtin_mul_overflow(bytes_per_thread - now, threads_of(gpu), &growth))
+	if (!softmig_local_growth(gpu, now, bytes_per_thread, &growth))
 		return false;
-	growth = softmig_granules(growth);
 	softmig_gpu_enter(gpu);
 	bool granted = softmig_charge(gpu, SOFTMIG_LEDGER_OVERHEAD, growth, "local memory");
 	if (granted) {
@@ -54,9 +62,16 @@ bool softmig_local_promise(struct softmig_gpu *gpu, uint64_t bytes_per_thread)
 	return granted && atomic_load(&local->per_thread) < bytes_per_thread ? softmig_local_promise(gpu, bytes_per_thread) : granted;
 }
 
-void softmig_local_kept(struct softmig_gpu *gpu)
+void softmig_local_stack(struct softmig_gpu *gpu, uint64_t bytes_per_thread, uint64_t fallen_bytes)
 {
-	atomic_store(&locals[gpu->ledger].promised, 0);
+	struct local *local = &locals[gpu->ledger];
+	uint64_t now = atomic_load(&local->per_thread);
+
+	while (now < bytes_per_thread)
+		if (atomic_compare_exchange_weak(&local->per_thread, &now, bytes_per_thread))
+			return;
+	if (now > bytes_per_thread && fallen_bytes / threads_of(gpu) >= (now - bytes_per_thread) / 10 * 9)
+		atomic_compare_exchange_strong(&local->per_thread, &now, bytes_per_thread);
 }
 
 uint64_t softmig_local_outstanding(struct softmig_gpu *gpu, uint64_t overhead_bytes)
