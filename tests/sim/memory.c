@@ -108,7 +108,7 @@ void sim_small_drop(struct CUctx_st *context)
 CUresult sim_alloc(struct CUctx_st *context, uint64_t bytes, enum sim_range_kind kind, CUdeviceptr *address)
 {
 	struct sim_range *range;
-	if (bytes < SIM_GRANULE && kind == SIM_RANGE_DEVICE) {
+	if (bytes <= SIM_GRANULE / 2 && kind == SIM_RANGE_DEVICE) { // measured: docs/driver-facts.md
 		struct sim_small_block *block;
 		uint64_t at;
 		CUresult result = sim_small_alloc(context, &context->small, bytes, &block, &at);
