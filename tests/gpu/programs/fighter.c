@@ -3,7 +3,7 @@
 // killed at random and restarted. The judge is outside (watcher.c); this program counts what each way was granted and
 // refused, that no other error ever came, that memory kept what was written into it, and that afterwards one process can
 // have everything again. Owns: the fight. The ways themselves: ways.h.
-//   fighter fight PROCESSES SECONDS [SEED]    the fight
+//   fighter fight PROCESSES SECONDS [SEED]    the fight; FIGHT_WAYS=0,4,7 in the environment: with these ways alone
 //   fighter fill LIMIT_MIB                    one process takes all that is left beside its context
 //   fighter together PROCESSES LIMIT_MIB      all take 16 MiB pieces at once until refused; the sum fits, nothing is wasted
 #include <errno.h>
@@ -66,6 +66,20 @@ static void note(int way, CUresult code)
 	}
 }
 
+static int allowed[WAYS], allowed_count;
+
+static void choose_ways(void)
+{
+	const char *text = getenv("FIGHT_WAYS");
+	for (int i = 0; text == NULL && i < WAYS; i++)
+		allowed[allowed_count++] = i;
+	while (text != NULL && allowed_count < WAYS) {
+		allowed[allowed_count++] = abs(atoi(text)) % WAYS;
+		text = strchr(text, ',');
+		text += text != NULL;
+	}
+}
+
 struct worker {
 	unsigned seed;
 	CUcontext context;
@@ -90,7 +104,7 @@ static void *work(void *argument)
 		}
 		struct thing *thing = &things[count];
 		memset(thing, 0, sizeof *thing);
-		thing->way = rand_r(&seed) % WAYS;
+		thing->way = allowed[rand_r(&seed) % allowed_count];
 		thing->device = worker->device;
 		thing->seed = (unsigned)rand_r(&seed);
 		thing->bytes = random_size(&seed);
@@ -176,8 +190,9 @@ static int fight(int processes, double seconds, unsigned seed)
 	check(killed > 0, "processes killed and restarted", "> 0\t%lu of %lu", killed, started);
 	check(arena->contexts > 0, "contexts granted", "> 0\t%lu (%lu refused)", (unsigned long)arena->contexts, (unsigned long)arena->contexts_refused);
 	unsigned long granted = 0, refused = 0;
-	for (int i = 0; i < WAYS; i++) {
+	for (int k = 0; k < allowed_count; k++) {
 		char name[80];
+		int i = allowed[k];
 		const struct tally *tally = &arena->way[i];
 		granted += tally->granted;
 		refused += tally->refused;
@@ -258,6 +273,7 @@ static int together(int processes, unsigned long long limit)
 int main(int argc, char **argv)
 {
 	arena = mmap(NULL, sizeof *arena, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	choose_ways();
 	if (argc >= 4 && strcmp(argv[1], "fight") == 0)
 		return fight(atoi(argv[2]), atof(argv[3]), argc > 4 ? (unsigned)atoi(argv[4]) : 1);
 	if (argc >= 3 && strcmp(argv[1], "fill") == 0)
