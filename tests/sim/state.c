@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -146,9 +147,54 @@ int sim_state_open(void)
 	return error;
 }
 
+static bool stopped(int thread)
+{
+	char path[32], text[512];
+	snprintf(path, sizeof(path), "/proc/%d/stat", thread);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t length = fd < 0 ? 0 : read(fd, text, sizeof(text) - 1);
+	if (fd >= 0)
+		close(fd);
+	text[length > 0 ? length : 0] = '\0';
+	const char *end = strrchr(text, ')');
+	return end != NULL && end[1] == ' ' && end[2] == 'T';
+}
+
+static struct timespec in_ms(long ms)
+{
+	struct timespec until;
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_nsec += ms * 1000000;
+	until.tv_sec += until.tv_nsec / 1000000000;
+	until.tv_nsec %= 1000000000;
+	return until;
+}
+
+// A real driver's call ends before its process can be stopped. Here a process may be stopped while it holds the lock: it is then let
+// go on for the moment that it needs, and stopped again.
+static int lock_past_the_stopped(void)
+{
+	struct timespec until = in_ms(10);
+	int result = pthread_mutex_timedlock(&sim_state->lock, &until);
+	while (result == ETIMEDOUT) {
+		int owner = sim_state->lock.__data.__owner;
+		bool stop_again = owner > 0 && stopped(owner);
+		if (stop_again)
+			kill(owner, SIGCONT);
+		until = in_ms(50);
+		result = pthread_mutex_timedlock(&sim_state->lock, &until);
+		if (stop_again)
+			kill(owner, SIGSTOP);
+	}
+	return result;
+}
+
 void sim_lock(void)
 {
-	if (pthread_mutex_lock(&sim_state->lock) == EOWNERDEAD) {
+	int result = pthread_mutex_trylock(&sim_state->lock);
+	if (result == EBUSY)
+		result = lock_past_the_stopped();
+	if (result == EOWNERDEAD) {
 		sim_timeline_repair();
 		pthread_mutex_consistent(&sim_state->lock);
 	}
