@@ -20,6 +20,9 @@ struct CUmipmappedArray_st {
 
 static struct CUarray_st *arrays;
 static struct CUmipmappedArray_st *mipmaps;
+// Destroyed ones are kept, so that an old handle is recognised.
+static struct CUarray_st *gone_arrays;
+static struct CUmipmappedArray_st *gone_mipmaps;
 
 static unsigned format_bytes(CUarray_format format)
 {
@@ -150,7 +153,9 @@ static void drop(struct CUarray_st *array)
 	*link = array->next;
 	sim_backing_unmap(&array->backing);
 	sim_context_uncharge(array->context, array->charged_bytes);
-	array->alive = false; // the handle's memory stays, so that an old handle is recognised
+	array->alive = false;
+	array->next = gone_arrays;
+	gone_arrays = array;
 }
 
 CUresult cuArrayDestroy(CUarray hArray)
@@ -262,6 +267,8 @@ static void drop_mipmap(struct CUmipmappedArray_st *mipmap)
 	sim_backing_unmap(&mipmap->backing);
 	sim_context_uncharge(mipmap->context, mipmap->charged_bytes);
 	mipmap->alive = false;
+	mipmap->next = gone_mipmaps;
+	gone_mipmaps = mipmap;
 	for (unsigned i = 0; i < mipmap->levels; i++)
 		mipmap->level[i].alive = false;
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 static struct CUmemPoolHandle_st *pools;
+static struct CUmemPoolHandle_st *gone; // destroyed ones: kept, so that an old handle is recognised
 
 struct CUmemPoolHandle_st *sim_pool_make(enum sim_pool_kind kind, int ordinal)
 {
@@ -84,12 +85,12 @@ static bool carve(struct sim_extent *first, uint64_t bytes, const struct CUstrea
 	if (together < bytes)
 		return false;
 	while (first != last) {
-		struct sim_extent *gone = first->next;
-		first->bytes += gone->bytes;
-		first->next = gone->next;
-		if (gone == last)
+		struct sim_extent *merged = first->next;
+		first->bytes += merged->bytes;
+		first->next = merged->next;
+		if (merged == last)
 			last = first;
-		free(gone);
+		free(merged);
 	}
 	if (first->bytes > bytes) {
 		struct sim_extent *rest = calloc(1, sizeof(*rest));
@@ -179,7 +180,9 @@ static void destroy_if_done(struct CUmemPoolHandle_st *pool)
 	while (*link != NULL && *link != pool)
 		link = &(*link)->next;
 	if (*link != NULL)
-		*link = pool->next; // the handle's memory stays, so that an old handle is recognised
+		*link = pool->next;
+	pool->next = gone;
+	gone = pool;
 }
 
 void sim_pool_put(struct CUmemPoolHandle_st *pool, uint64_t address, const struct CUstream_st *stream)

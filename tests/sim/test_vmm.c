@@ -97,11 +97,36 @@ static void arrays_hold_memory_and_bytes(void)
 	EQUAL(cuArrayCreate_v2(&array, &flat), CUDA_ERROR_INVALID_VALUE);
 }
 
+static void external_memory_is_another_view_of_what_is_there(void)
+{
+	CUmemGenericAllocationHandle handle;
+	CUmemAllocationProp prop = on(0, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR);
+	CUexternalMemory memory;
+	CUdeviceptr at;
+	int fd;
+	size_t before = free_bytes();
+	OK(cuMemCreate(&handle, 8 * MIB, &prop, 0));
+	OK(cuMemExportToShareableHandle(&fd, handle, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
+	CUDA_EXTERNAL_MEMORY_HANDLE_DESC desc = {.type = CU_EXTERNAL_MEMORY_HANDLE_TYPE_OPAQUE_FD, .handle.fd = fd, .size = 8 * MIB};
+	CUDA_EXTERNAL_MEMORY_BUFFER_DESC buffer = {.offset = 2 * MIB, .size = 4 * MIB};
+	OK(cuImportExternalMemory(&memory, &desc));
+	OK(cuExternalMemoryGetMappedBuffer(&at, memory, &buffer));
+	OK(cuMemsetD8_v2(at, 1, 4 * MIB));
+	EQUAL(before - free_bytes(), 8 * MIB);
+	OK(cuMemRelease(handle));
+	EQUAL(before - free_bytes(), 8 * MIB); // the importer holds it
+	OK(cuMemFree_v2(at));
+	OK(cuDestroyExternalMemory(memory));
+	EQUAL(cuDestroyExternalMemory(memory), CUDA_ERROR_INVALID_HANDLE);
+	EQUAL(free_bytes(), before);
+}
+
 int main(void)
 {
 	EQUAL(nvmlInit_v2(), NVML_SUCCESS);
 	physical_memory_needs_no_context_and_is_its_devices();
 	it_lives_until_released_and_unmapped();
 	arrays_hold_memory_and_bytes();
+	external_memory_is_another_view_of_what_is_there();
 	return 0;
 }

@@ -20,7 +20,10 @@ struct handle {
 	bool own_fd; // a file of its own, so that it can be exported
 	int shared_block;
 	CUmemAllocationProp properties;
+	struct handle *next_spare;
 };
+
+static struct handle *spare; // released ones: their memory is used for handles only, so an old handle is recognised
 
 struct mapping {
 	uint64_t address, bytes;
@@ -37,6 +40,8 @@ struct mappings {
 static struct handle *handle_of(CUmemGenericAllocationHandle value)
 {
 	struct handle *handle = (struct handle *)(uintptr_t)value;
+	if (value % _Alignof(struct handle) != 0)
+		return NULL;
 	return handle != NULL && handle->magic == HANDLE_MAGIC ? handle : NULL;
 }
 
@@ -53,14 +58,22 @@ static void let_go_if_unused(struct handle *handle)
 	else
 		sim_backing_discard(handle->fd, handle->offset, handle->bytes);
 	handle->magic = 0;
-	free(handle);
+	handle->next_spare = spare;
+	spare = handle;
 }
 
 static struct handle *make(const CUmemAllocationProp *properties, uint64_t bytes)
 {
-	struct handle *handle = calloc(1, sizeof(*handle));
+	sim_enter();
+	struct handle *handle = spare;
+	if (handle != NULL)
+		spare = handle->next_spare;
+	sim_leave();
+	if (handle == NULL)
+		handle = malloc(sizeof(*handle));
 	if (handle == NULL)
 		return NULL;
+	memset(handle, 0, sizeof(*handle));
 	handle->magic = HANDLE_MAGIC;
 	handle->references = 1;
 	handle->device = properties->location.type == CU_MEM_LOCATION_TYPE_DEVICE ? properties->location.id : -1;
