@@ -9,6 +9,7 @@
 #include "preload/gpu.h"
 #include "preload/hook.h"
 #include "preload/local.h"
+#include "preload/meter.h"
 #include "preload/mode.h"
 #include "preload/track.h"
 #include "slice/log.h"
@@ -133,6 +134,7 @@ static void gone(struct softmig_gpu *gpu, CUcontext context)
 	uint32_t count = atomic_load(&gpu->contexts);
 	uint64_t cursor = 0;
 
+	softmig_meter_context_gone(context);
 	while (count > 0 && !atomic_compare_exchange_weak(&gpu->contexts, &count, count - 1))
 		;
 	while (softmig_track_remove_any(gpu->ledger, count <= 1 ? 0 : (uint64_t)(uintptr_t)context, &cursor, &entry))

@@ -481,16 +481,6 @@ CUresult softmig_graph_memory_launch(CUgraphExec exec, CUstream stream, bool per
 	return result;
 }
 
-CUresult hook_cuGraphLaunch(CUgraphExec hGraph, CUstream hStream)
-{
-	return softmig_graph_memory_launch(hGraph, hStream, false, DRIVER(cuGraphLaunch));
-}
-
-CUresult hook_cuGraphLaunch_ptsz(CUgraphExec hGraphExec, CUstream hStream)
-{
-	return softmig_graph_memory_launch(hGraphExec, hStream, true, DRIVER(cuGraphLaunch_ptsz));
-}
-
 CUresult hook_cuGraphUpload(CUgraphExec hGraph, CUstream hStream)
 {
 	return softmig_graph_memory_launch(hGraph, hStream, false, DRIVER(cuGraphUpload));

@@ -7,6 +7,7 @@
 
 #include "preload/gpu.h"
 #include "preload/hook.h"
+#include "preload/meter.h"
 #include "preload/mode.h"
 #include "preload/stream.h"
 #include "slice/log.h"
@@ -231,6 +232,7 @@ CUresult hook_cuMemFreeAsync_ptsz(CUdeviceptr dptr, CUstream hStream)
 // slice would be refused what is free.
 static CUresult synchronised(CUresult result)
 {
+	softmig_meter_synced();
 	if (atomic_load_explicit(&freed, memory_order_relaxed) && atomic_exchange(&freed, false))
 		softmig_pools_refresh();
 	return result;
@@ -238,26 +240,31 @@ static CUresult synchronised(CUresult result)
 
 CUresult hook_cuStreamSynchronize(CUstream hStream)
 {
+	softmig_meter_sync_stream(hStream, false);
 	return synchronised(DRIVER(cuStreamSynchronize)(hStream));
 }
 
 CUresult hook_cuStreamSynchronize_ptsz(CUstream hStream)
 {
+	softmig_meter_sync_stream(hStream, true);
 	return synchronised(DRIVER(cuStreamSynchronize_ptsz)(hStream));
 }
 
 CUresult hook_cuEventSynchronize(CUevent hEvent)
 {
+	softmig_meter_sync_event(hEvent);
 	return synchronised(DRIVER(cuEventSynchronize)(hEvent));
 }
 
 CUresult hook_cuCtxSynchronize(void)
 {
+	softmig_meter_sync_context();
 	return synchronised(DRIVER(cuCtxSynchronize)());
 }
 
 CUresult hook_cuCtxSynchronize_v2(CUcontext ctx)
 {
+	softmig_meter_sync_context();
 	return synchronised(DRIVER(cuCtxSynchronize_v2)(ctx));
 }
 

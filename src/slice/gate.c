@@ -262,6 +262,15 @@ struct softmig_gate_answer softmig_gate_decide(struct softmig_gate *gate, struct
 	return answer;
 }
 
+void softmig_gate_running(struct softmig_gate *gate, struct softmig_share *share, struct softmig_turn *turn, unsigned pct,
+                          uint64_t outstanding_ns, uint64_t now_ns)
+{
+	gate->busy_last_ns = now_ns;
+	softmig_share_mark(share, gate->tag, now_ns + outstanding_ns, now_ns);
+	if (turn && held(turn) != 0)
+		softmig_turn_hold(turn, pct, now_ns + outstanding_ns + (uint64_t)LINGER_NS, now_ns);
+}
+
 void softmig_gate_drained(struct softmig_gate *gate, struct softmig_share *share, struct softmig_turn *turn, unsigned pct,
                           uint64_t now_ns)
 {

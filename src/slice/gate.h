@@ -59,6 +59,10 @@ struct softmig_gate_answer softmig_gate_decide(struct softmig_gate *gate, struct
 uint64_t softmig_gate_bill(struct softmig_gate *gate, struct softmig_share *share, unsigned pct, bool borrow, uint64_t from_ns,
                            uint64_t to_ns, uint64_t now_ns);
 
+// The program waits for its work, which will take about outstanding_ns more: keeps the turn for so long.
+void softmig_gate_running(struct softmig_gate *gate, struct softmig_share *share, struct softmig_turn *turn, unsigned pct,
+                          uint64_t outstanding_ns, uint64_t now_ns);
+
 // All that this process submitted is done. It may submit more at once; if not, the turn passes on.
 void softmig_gate_drained(struct softmig_gate *gate, struct softmig_share *share, struct softmig_turn *turn, unsigned pct,
                           uint64_t now_ns);

@@ -1,0 +1,332 @@
+// SPDX-License-Identifier: Apache-2.0
+// A GPU program of a given kind, for bench/share: launches kernels of known length and tells how much work was done in each second.
+// It knows nothing of slices. Kernels are loops of a calibrated number of steps, so that being preempted does not shorten
+// them; on the simulated driver they are kernels named after their length.
+//
+//   share_work KIND US SECONDS [START_NS]
+//
+// KIND: plain mix graph streams coop launch (nothing but short launches) part (30 % busy) small (one kernel every 50 ms)
+//       single (one small kernel and a pause, by the hundred). START_NS: CLOCK_MONOTONIC at which to begin.
+// Output: "kernel NS" as calibrated, "window I US" for each full second the GPU time's worth of kernels done in it, "total US
+// SECONDS", "latency MEDIAN_NS P99_NS COUNT" where single commands are timed.
+#include <math.h>
+#include <stdbool.h>
+#include <time.h>
+#include <unistd.h>
+
+#define DRIVER_FUNCTIONS(X) \
+	X(cuInit) X(cuDeviceGet) X(cuDeviceGetAttribute) X(cuDevicePrimaryCtxRetain) X(cuCtxSetCurrent) X(cuCtxSynchronize) \
+	X(cuModuleLoadData) X(cuModuleGetFunction) X(cuLaunchKernel) X(cuLaunchCooperativeKernel) X(cuStreamCreate) \
+	X(cuStreamSynchronize) X(cuEventCreate) X(cuEventRecord) X(cuEventSynchronize) X(cuEventElapsedTime) X(cuStreamBeginCapture_v2) \
+	X(cuStreamEndCapture) X(cuGraphInstantiateWithFlags) X(cuGraphLaunch)
+#include "../tests/gpu/programs/driver.h"
+
+#define CHECK(call) \
+	do { \
+		CUresult code_ = (call); \
+		if (code_ != CUDA_SUCCESS) { \
+			fprintf(stderr, "share_work: %s: %d\n", #call, (int)code_); \
+			exit(1); \
+		} \
+	} while (0)
+
+enum { STREAMS = 8, GRAPH = 20, RING = 4, WINDOWS = 256, LATENCIES = 1 << 16 };
+
+static const char ptx[] =
+	".version 6.0\n.target sm_60\n.address_size 64\n"
+	".visible .entry work(.param .u64 steps)\n{\n"
+	"	.reg .u64 %n;\n	.reg .u32 %x;\n	.reg .pred %p;\n"
+	"	ld.param.u64 %n, [steps];\n	mov.u32 %x, %tid.x;\n"
+	"again:\n"
+	"	mad.lo.u32 %x, %x, 1664525, 1013904223;\n	mad.lo.u32 %x, %x, 1664525, 1013904223;\n"
+	"	mad.lo.u32 %x, %x, 1664525, 1013904223;\n	mad.lo.u32 %x, %x, 1664525, 1013904223;\n"
+	"	sub.u64 %n, %n, 1;\n	setp.ne.u64 %p, %n, 0;\n	@%p bra again;\n"
+	"	setp.ne.u32 %p, %x, 12345;\n	@%p bra done;\n	trap;\n" // %x is never 12345 for the seeds used, but the compiler does not know
+	"done:\n	ret;\n}\n";
+
+static bool simulated;
+static CUmodule module;
+static CUfunction work;
+static CUstream stream[STREAMS];
+static unsigned blocks;
+static double steps_per_ns = 0.1;
+
+static uint64_t clock_ns(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static void sleep_until(uint64_t until_ns)
+{
+	struct timespec time = {(time_t)(until_ns / 1000000000u), (long)(until_ns % 1000000000u)};
+	clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &time, NULL);
+}
+
+struct kernel {
+	CUfunction function;
+	uint64_t steps;
+	double us;
+};
+
+static struct kernel kernel_of(double us)
+{
+	struct kernel kernel = {.function = work, .steps = (uint64_t)fmax(1, us * 1000 * steps_per_ns), .us = us};
+	if (simulated) {
+		char name[64];
+		snprintf(name, sizeof name, "spin_%uus", (unsigned)us);
+		CHECK(CU(cuModuleGetFunction)(&kernel.function, module, name));
+	}
+	return kernel;
+}
+
+static void launch(const struct kernel *kernel, CUstream on)
+{
+	uint64_t steps = kernel->steps;
+	void *params[] = {&steps};
+	CHECK(CU(cuLaunchKernel)(kernel->function, blocks, 1, 1, 128, 1, 1, 0, on, simulated ? NULL : params, NULL));
+}
+
+static void launch_cooperative(const struct kernel *kernel, CUstream on)
+{
+	uint64_t steps = kernel->steps;
+	void *params[] = {&steps};
+	CHECK(CU(cuLaunchCooperativeKernel)(kernel->function, blocks, 1, 1, 128, 1, 1, 0, on, simulated ? NULL : params));
+}
+
+static double elapsed_us(CUevent from, CUevent to)
+{
+	float ms;
+	CHECK(CU(cuEventElapsedTime)(&ms, from, to));
+	return ms * 1000.0;
+}
+
+// How many steps make a nanosecond, from two long kernels, so that the cost of launching cancels out.
+static void calibrate(void)
+{
+	CUevent event[3];
+	double best = 0;
+	for (int i = 0; i < 3; i++)
+		CHECK(CU(cuEventCreate)(&event[i], CU_EVENT_DEFAULT));
+	const struct kernel shorter = {work, 20000, 0}, longer = {work, 220000, 0};
+	for (int i = 0; i < 12; i++) { // the first warm up the clocks
+		CHECK(CU(cuEventRecord)(event[0], stream[0]));
+		launch(&shorter, stream[0]);
+		CHECK(CU(cuEventRecord)(event[1], stream[0]));
+		launch(&longer, stream[0]);
+		CHECK(CU(cuEventRecord)(event[2], stream[0]));
+		CHECK(CU(cuEventSynchronize)(event[2]));
+		double rate = 200000 / (elapsed_us(event[1], event[2]) - elapsed_us(event[0], event[1])) / 1000;
+		if (rate > best)
+			best = rate;
+	}
+	steps_per_ns = best;
+}
+
+static void set_up(void)
+{
+	CUdevice device;
+	CUcontext context;
+	int processors = 0;
+	driver_open();
+	CHECK(CU(cuInit)(0));
+	CHECK(CU(cuDeviceGet)(&device, 0));
+	CHECK(CU(cuDevicePrimaryCtxRetain)(&context, device));
+	CHECK(CU(cuCtxSetCurrent)(context));
+	CHECK(CU(cuDeviceGetAttribute)(&processors, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, device));
+	blocks = (unsigned)processors;
+	CHECK(CU(cuModuleLoadData)(&module, ptx));
+	for (int i = 0; i < STREAMS; i++)
+		CHECK(CU(cuStreamCreate)(&stream[i], CU_STREAM_NON_BLOCKING));
+	simulated = CU(cuModuleGetFunction)(&work, module, "spin_1us") == CUDA_SUCCESS; // no such kernel above
+	if (simulated)
+		blocks *= 16; // fills it
+	else
+		CHECK(CU(cuModuleGetFunction)(&work, module, "work"));
+}
+
+// ---- throughput: pieces of work with an event after each; a ring of them keeps the GPU busy
+
+static double window_us[WINDOWS], total_us;
+static uint64_t seed = 88172645463325252u;
+
+static double random_unit(void)
+{
+	seed ^= seed << 13, seed ^= seed >> 7, seed ^= seed << 17;
+	return (double)(seed >> 11) / 9007199254740992.0;
+}
+
+// Work done from from_us to to_us after the beginning, spread evenly over that time.
+static void count(double from_us, double to_us, double done_us, double end_us)
+{
+	if (to_us > end_us) {
+		done_us *= from_us < end_us ? (end_us - from_us) / (to_us - from_us) : 0;
+		to_us = end_us;
+	}
+	total_us += done_us;
+	for (int i = (int)(from_us / 1e6); i <= (int)(to_us / 1e6) && i < WINDOWS && to_us > from_us; i++) {
+		double low = fmax(from_us, i * 1e6), high = fmin(to_us, (i + 1) * 1e6);
+		window_us[i] += done_us * (high - low) / (to_us - from_us);
+	}
+}
+
+static CUgraphExec make_graph(const struct kernel *kernel)
+{
+	CUgraph graph;
+	CUgraphExec executable;
+	CHECK(CU(cuStreamBeginCapture_v2)(stream[0], CU_STREAM_CAPTURE_MODE_THREAD_LOCAL));
+	for (int i = 0; i < GRAPH; i++)
+		launch(kernel, stream[0]);
+	CHECK(CU(cuStreamEndCapture)(stream[0], &graph));
+	CHECK(CU(cuGraphInstantiateWithFlags)(&executable, graph, 0));
+	return executable;
+}
+
+static void throughput(const char *kind, double us, double seconds, uint64_t start_ns)
+{
+	bool mix = strcmp(kind, "mix") == 0, graphs = strcmp(kind, "graph") == 0, many = strcmp(kind, "streams") == 0;
+	bool cooperative = strcmp(kind, "coop") == 0, part = strcmp(kind, "part") == 0;
+	static const double lengths[] = {10, 50, 100, 500, 1000, 5000};
+	struct kernel kernel = kernel_of(mix ? 100 : us), mixed[6];
+	CUevent base, event[RING];
+	double done_us[RING], began_us[RING], last_us = 0, end_us = seconds * 1e6;
+	for (int i = 0; i < 6 && mix; i++)
+		mixed[i] = kernel_of(lengths[i]);
+	CUgraphExec graph = graphs ? make_graph(&kernel) : NULL;
+	CHECK(CU(cuEventCreate)(&base, CU_EVENT_DEFAULT));
+	for (int i = 0; i < RING; i++)
+		CHECK(CU(cuEventCreate)(&event[i], CU_EVENT_DEFAULT));
+	if (graphs)
+		CHECK(CU(cuGraphLaunch)(graph, stream[0]));
+	launch(&kernel, stream[0]); // warm
+	CHECK(CU(cuCtxSynchronize)());
+	if (start_ns > clock_ns())
+		sleep_until(start_ns);
+	CHECK(CU(cuEventRecord)(base, stream[0]));
+	CHECK(CU(cuStreamSynchronize)(stream[0]));
+	uint64_t begin_ns = clock_ns();
+	int piece = mix ? 1000 : us > 2000 ? 1 : (int)(2000 / us);
+	unsigned in = 0, out = 0;
+	for (;;) {
+		bool full = in - out == RING || (part && in != out);
+		bool over = (double)(clock_ns() - begin_ns) / 1000 >= end_us;
+		if (full || (over && in != out)) {
+			CHECK(CU(cuEventSynchronize)(event[out % RING]));
+			double to_us = elapsed_us(base, event[out % RING]);
+			count(fmax(last_us, began_us[out % RING]), to_us, done_us[out % RING], end_us);
+			last_us = to_us;
+			out++;
+			continue;
+		}
+		if (over)
+			break;
+		if (part) { // 2 ms of work, then a pause of 4.7 ms
+			struct timespec pause = {0, 4666667};
+			nanosleep(&pause, NULL);
+		}
+		double did_us = 0;
+		began_us[in % RING] = (double)(clock_ns() - begin_ns) / 1000;
+		for (int i = 0; i < piece; i++) {
+			const struct kernel *chosen = mix ? &mixed[(int)(random_unit() * 6)] : &kernel;
+			if (graphs)
+				CHECK(CU(cuGraphLaunch)(graph, stream[0]));
+			else if (cooperative)
+				launch_cooperative(chosen, stream[0]);
+			else
+				launch(chosen, stream[many ? (int)(in % STREAMS) : 0]);
+			did_us += chosen->us * (graphs ? GRAPH : 1);
+			if (graphs || (mix && did_us > 2000))
+				break;
+		}
+		done_us[in % RING] = did_us;
+		CHECK(CU(cuEventRecord)(event[in % RING], stream[many ? (int)(in % STREAMS) : 0]));
+		in++;
+	}
+	for (int i = 0; i < (int)seconds && i < WINDOWS; i++)
+		printf("window %d %.1f\n", i, window_us[i]);
+	printf("total %.1f %.3f\n", total_us, seconds);
+}
+
+// ---- launches without end: how many a second
+
+static void launch_bound(double us, double seconds, uint64_t start_ns)
+{
+	struct kernel kernel = kernel_of(us);
+	if (start_ns > clock_ns())
+		sleep_until(start_ns);
+	uint64_t begin_ns = clock_ns(), launches = 0, end_ns = begin_ns + (uint64_t)(seconds * 1e9), window_ns = begin_ns;
+	int window = 0;
+	uint64_t before = 0;
+	while (clock_ns() < end_ns) {
+		for (int i = 0; i < 64; i++)
+			launch(&kernel, stream[0]);
+		launches += 64;
+		if (clock_ns() >= window_ns + 1000000000u) {
+			printf("window %d %.1f\n", window++, (double)(launches - before) * us);
+			before = launches;
+			window_ns += 1000000000u;
+		}
+	}
+	CHECK(CU(cuStreamSynchronize)(stream[0]));
+	printf("total %.1f %.6f\n", (double)launches * us, (double)(clock_ns() - begin_ns) / 1e9);
+}
+
+// ---- single commands: how long each takes
+
+static int compare(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+	return (x > y) - (x < y);
+}
+
+static void latency(double us, double seconds, double pause_ms, uint64_t start_ns)
+{
+	static double taken_ns[LATENCIES];
+	struct kernel kernel = kernel_of(us);
+	int n = 0;
+	for (int i = 0; i < 5; i++) {
+		launch(&kernel, stream[0]);
+		CHECK(CU(cuStreamSynchronize)(stream[0]));
+	}
+	if (start_ns > clock_ns())
+		sleep_until(start_ns);
+	uint64_t begin_ns = clock_ns();
+	while ((double)(clock_ns() - begin_ns) < seconds * 1e9 && n < LATENCIES) {
+		uint64_t from_ns = clock_ns();
+		launch(&kernel, stream[0]);
+		CHECK(CU(cuStreamSynchronize)(stream[0]));
+		taken_ns[n++] = (double)(clock_ns() - from_ns);
+		sleep_until(clock_ns() + (uint64_t)(pause_ms * 1e6 * (0.9 + 0.2 * random_unit())));
+	}
+	qsort(taken_ns, (size_t)n, sizeof taken_ns[0], compare);
+	printf("latency %.0f %.0f %d\n", taken_ns[n / 2], taken_ns[(int)((n - 1) * 0.99)], n);
+	printf("total %.1f %.3f\n", n * us, seconds);
+}
+
+int main(int argc, char **argv)
+{
+	if (argc < 4) {
+		fprintf(stderr, "usage: share_work plain|mix|graph|streams|coop|launch|part|small|single US SECONDS [START_NS]\n");
+		return 2;
+	}
+	const char *kind = argv[1];
+	double us = atof(argv[2]), seconds = atof(argv[3]);
+	uint64_t start_ns = argc > 4 ? strtoull(argv[4], NULL, 10) : 0;
+	set_up();
+	const char *rate = getenv("SHARE_WORK_STEPS_PER_NS"); // the same work for all processes of a comparison
+	if (rate != NULL)
+		steps_per_ns = atof(rate);
+	else if (!simulated)
+		calibrate();
+	printf("steps_per_ns %.6f\n", steps_per_ns);
+	if (strcmp(kind, "launch") == 0)
+		launch_bound(us, seconds, start_ns);
+	else if (strcmp(kind, "small") == 0)
+		latency(us, seconds, 50, start_ns);
+	else if (strcmp(kind, "single") == 0)
+		latency(us, seconds, 2, start_ns);
+	else
+		throughput(kind, us, seconds, start_ns);
+	return 0;
+}
