@@ -6,7 +6,7 @@
 
 #include <dlfcn.h>
 #include <fcntl.h>
-#include <inttypes.h>
+#include <stdint.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -51,7 +51,7 @@ int softmig_doctor_probe(void)
 	int (*get)(int *, int) = (int (*)(int *, int))(uintptr_t)symbol(cuda, "cuDeviceGet");
 	int (*total)(size_t *, int) = (int (*)(size_t *, int))(uintptr_t)symbol(cuda, "cuDeviceTotalMem_v2");
 	if (!init || !count || !get || !total) {
-		puts("stage none 0");
+		puts("stage none");
 		return SOFTMIG_EXIT_OK;
 	}
 	print_version();
@@ -61,13 +61,13 @@ int softmig_doctor_probe(void)
 	if (code == 0)
 		code = count(&devices);
 	if (code != 0 || devices == 0) {
-		printf("stage %s %d\n", code ? "init" : "none-visible", code);
+		printf("code %d\nstage %s\n", code, code ? "init" : "none-visible");
 		return SOFTMIG_EXIT_OK;
 	}
 	code = get(&device, 0);
 	if (code == 0)
 		code = total(&bytes, device);
-	printf("total %zu\nstage %s %d\n", bytes, code ? "init" : "done", code);
+	printf("total %zu\ncode %d\nstage %s\n", bytes, code, code ? "init" : "done");
 	return SOFTMIG_EXIT_OK;
 }
 
@@ -97,6 +97,18 @@ static void become_probe(const char *library, const char *ledger, int output)
 	_exit(1);
 }
 
+static void take_line(struct answer *answer, const char *line)
+{
+	if (strncmp(line, "version ", 8) == 0)
+		snprintf(answer->version, sizeof answer->version, "%.63s", line + 8);
+	else if (strncmp(line, "total ", 6) == 0)
+		answer->total_bytes = strtoull(line + 6, NULL, 10);
+	else if (strncmp(line, "code ", 5) == 0)
+		answer->code = (int)strtol(line + 5, NULL, 10);
+	else if (strncmp(line, "stage ", 6) == 0)
+		snprintf(answer->stage, sizeof answer->stage, "%.15s", line + 6);
+}
+
 static void probe(const char *library, struct answer *answer)
 {
 	int ends[2];
@@ -113,9 +125,8 @@ static void probe(const char *library, struct answer *answer)
 		FILE *output = fdopen(ends[0], "r");
 		char line[256];
 		while (output && fgets(line, sizeof line, output)) {
-			sscanf(line, "stage %15s %d", answer->stage, &answer->code);
-			sscanf(line, "version %63[^\n]", answer->version);
-			sscanf(line, "total %" SCNu64, &answer->total_bytes);
+			line[strcspn(line, "\n")] = '\0';
+			take_line(answer, line);
 		}
 		if (output)
 			fclose(output);
@@ -130,7 +141,7 @@ static void probe(const char *library, struct answer *answer)
 
 static void check_version(struct softmig_doctor *doctor, const char *version)
 {
-	int major = atoi(version);
+	long major = strtol(version, NULL, 10);
 	if (major == 0)
 		softmig_doctor_tell(doctor, SOFTMIG_FINDING_WARNING, "driver", "install libnvidia-ml.so.1, which the accounting asks",
 		                    "NVML does not tell the driver's version");

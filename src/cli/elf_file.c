@@ -63,9 +63,10 @@ static void read_versions(const struct image *image, const Elf64_Ehdr *header, c
 			const Elf64_Vernaux *version = at(image, entry, sizeof *version);
 			if (!version)
 				return;
-			int minor;
-			if (sscanf(string(image, header, part, version->vna_name), "GLIBC_2.%d", &minor) == 1 && minor > elf->glibc_minor)
-				elf->glibc_minor = minor;
+			const char *name = string(image, header, part, version->vna_name);
+			long minor = strncmp(name, "GLIBC_2.", 8) == 0 ? strtol(name + 8, NULL, 10) : 0;
+			if (minor > elf->glibc_minor && minor < 1000)
+				elf->glibc_minor = (int)minor;
 			if (version->vna_next == 0)
 				break;
 			entry += version->vna_next;

@@ -4,6 +4,7 @@
 #include "cli/units.h"
 #include "cli/view_print.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -85,7 +86,7 @@ static bool same_group(const struct row *a, const struct row *b)
 	return !a->why == !b->why && a->gpu.has_uuid == b->gpu.has_uuid && memcmp(a->gpu.uuid, b->gpu.uuid, sizeof a->gpu.uuid) == 0;
 }
 
-static void print_heading(const struct row *row, size_t count)
+static void print_heading(FILE *out, const struct row *row, size_t count)
 {
 	uint64_t memory_bytes = 0;
 	unsigned sm_pct = 0;
@@ -93,43 +94,43 @@ static void print_heading(const struct row *row, size_t count)
 		memory_bytes += row[i].gpu.limit_bytes;
 		sm_pct += row[i].gpu.sm_pct;
 	}
-	fputs(softmig_cli_style(SOFTMIG_STYLE_BOLD), stdout);
+	fputs(softmig_cli_style(SOFTMIG_STYLE_BOLD), out);
 	if (row->why)
-		fputs("Slices that cannot be shown", stdout);
+		fputs("Slices that cannot be shown", out);
 	else if (row->gpu.has_uuid)
-		printf("%s: %zu slice%s, limits of %s and %u %% in all", softmig_text_uuid(row->gpu.uuid).text, count, count == 1 ? "" : "s",
+		fprintf(out, "%s: %zu slice%s, limits of %s and %u %% in all", softmig_text_uuid(row->gpu.uuid).text, count, count == 1 ? "" : "s",
 		       softmig_text_bytes(memory_bytes).text, sm_pct);
 	else
-		fputs("No GPU used yet", stdout);
-	printf("%s\n", softmig_cli_style(SOFTMIG_STYLE_PLAIN));
+		fputs("No GPU used yet", out);
+	fprintf(out, "%s\n", softmig_cli_style(SOFTMIG_STYLE_PLAIN));
 	if (!row->why)
-		printf("  %10s  %-12s %11s %11s %11s %9s %8s %8s %10s\n", "JOB", "USER", "MEMORY", "LIMIT", "PEAK", "COMPUTE", "LIMIT",
+		fprintf(out, "  %10s  %-12s %11s %11s %11s %9s %8s %8s %10s\n", "JOB", "USER", "MEMORY", "LIMIT", "PEAK", "COMPUTE", "LIMIT",
 		       "REFUSED", "PROCESSES");
 }
 
-static void print_row(const struct row *row)
+static void print_row(FILE *out, const struct row *row)
 {
 	char job[24] = "-", limit[48] = "?", sm[8] = "?";
 	if (row->job)
 		snprintf(job, sizeof job, "%" PRIu64, row->job);
 	if (row->why) {
-		printf("  %10s  %s\n", job, row->why);
+		fprintf(out, "  %10s  %s\n", job, row->why);
 		return;
 	}
 	if (row->gpu.limit_known) {
 		snprintf(limit, sizeof limit, "%s", row->gpu.limit_bytes ? softmig_text_bytes(row->gpu.limit_bytes).text : "none");
 		snprintf(sm, sizeof sm, "%u %%", row->gpu.sm_pct % 1000);
 	}
-	printf("  %10s  %-12.12s %11s %11s %11s %9s %8s %8" PRIu64 " %10d\n", job, softmig_text_user(row->uid).text,
+	fprintf(out, "  %10s  %-12.12s %11s %11s %11s %9s %8s %8" PRIu64 " %10d\n", job, softmig_text_user(row->uid).text,
 	       softmig_text_bytes(row->gpu.used_bytes).text, limit, softmig_text_bytes(row->gpu.peak_bytes).text,
 	       softmig_text_permille(row->gpu.used_permille).text, sm, row->gpu.refusals, row->processes);
 }
 
-static int print_table(void)
+int softmig_list_print(FILE *out)
 {
 	struct table table = { 0 };
 	if (softmig_view_all(add_slice, &table) == 0)
-		puts("No slices on this machine.");
+		fputs("No slices on this machine.\n", out);
 	if (table.count > 0)
 		qsort(table.row, table.count, sizeof *table.row, compare);
 	for (size_t i = 0; i < table.count;) {
@@ -137,15 +138,15 @@ static int print_table(void)
 		while (end < table.count && same_group(&table.row[i], &table.row[end]))
 			end++;
 		if (i > 0)
-			putchar('\n');
-		print_heading(&table.row[i], end - i);
+			putc('\n', out);
+		print_heading(out, &table.row[i], end - i);
 		for (; i < end; i++) {
-			print_row(&table.row[i]);
+			print_row(out, &table.row[i]);
 			free(table.row[i].why);
 		}
 	}
 	free(table.row);
-	return table.short_of_memory ? softmig_cli_fail(self, "memory is short, so slices are missing here") : SOFTMIG_EXIT_OK;
+	return table.short_of_memory ? ENOMEM : 0;
 }
 
 static void add_json(void *context, enum softmig_view_status status, const struct softmig_view *view)
@@ -177,7 +178,9 @@ static int run(int argc, char **argv)
 	}
 	if (argv[optind])
 		return softmig_cli_usage(self, "'%s' is one word too many", argv[optind]);
-	return as_json ? print_json() : print_table();
+	if (as_json)
+		return print_json();
+	return softmig_list_print(stdout) == 0 ? SOFTMIG_EXIT_OK : softmig_cli_fail(self, "memory is short, so slices are missing here");
 }
 
 const struct softmig_verb softmig_verb_list = {

@@ -10,6 +10,8 @@
 #include <strings.h>
 #include <unistd.h>
 
+#include "slice/format.h"
+
 enum { INCLUDES_MAX = 4, LINE_MAX_BYTES = 65536 };
 
 static void keep(char *to, size_t size, const char *value)
@@ -84,17 +86,15 @@ static void read_file(struct softmig_slurm_conf *conf, const char *path, int dep
 	FILE *file = fopen(path, "re");
 	char *line = NULL, *whole = calloc(1, LINE_MAX_BYTES);
 	size_t size = 0, used = 0;
-	ssize_t length;
-	while (file && whole && (length = getline(&line, &size, file)) > 0) {
+	while (file && whole && getline(&line, &size, file) > 0) {
 		line[strcspn(line, "#\n")] = '\0';
-		length = (ssize_t)strlen(line);
+		size_t length = strlen(line);
 		bool goes_on = length > 0 && line[length - 1] == '\\';
 		if (goes_on)
-			line[--length] = ' ';
-		if (used + (size_t)length + 2 < LINE_MAX_BYTES) {
-			memcpy(whole + used, line, (size_t)length);
-			used += (size_t)length;
-			whole[used] = '\0';
+			line[length - 1] = ' ';
+		if (used + length + 1 < LINE_MAX_BYTES) {
+			memcpy(whole + used, line, length + 1);
+			used += length;
 		}
 		if (goes_on)
 			continue;
@@ -136,18 +136,20 @@ int softmig_shards_read(const struct softmig_slurm_conf *conf, struct softmig_sh
 	if (!file)
 		return errno;
 	for (int number = 1; fgets(line, sizeof line, file); number++) {
-		char type[64], more[2];
-		int count;
 		line[strcspn(line, "#")] = '\0';
-		int words = sscanf(line, " %63s %d %1s", type, &count, more);
-		if (words == EOF || line[strspn(line, " \t\r\n")] == '\0')
+		char *rest = NULL;
+		const char *type = strtok_r(line, " \t\r\n", &rest);
+		const char *count = strtok_r(NULL, " \t\r\n", &rest);
+		if (!type)
 			continue;
-		if (words != 2 || count < 1 || count > 100 || shards->entries == SOFTMIG_SLURM_TYPES) {
+		uint64_t value;
+		if (!count || strtok_r(NULL, " \t\r\n", &rest) || !softmig_parse_decimal(count, strlen(count), 100, &value) || value == 0 ||
+		    shards->entries == SOFTMIG_SLURM_TYPES) {
 			shards->bad_line = number;
 			continue;
 		}
-		snprintf(shards->entry[shards->entries].type, sizeof type, "%s", type);
-		shards->entry[shards->entries++].shards = count;
+		snprintf(shards->entry[shards->entries].type, sizeof shards->entry[0].type, "%s", type);
+		shards->entry[shards->entries++].shards = (int)value;
 	}
 	fclose(file);
 	return 0;
@@ -170,7 +172,7 @@ int softmig_slurm_count(const char *gres_list, const char *gres, const char *typ
 		bool typed = parts[1] && !isdigit((unsigned char)*parts[1]);
 		const char *count = typed ? parts[2] : parts[1];
 		if (type ? typed && strcasecmp(parts[1], type) == 0 : !typed)
-			total += count ? atoi(count) : 1;
+			total += count ? (int)strtol(count, NULL, 10) : 1;
 	}
 	return total;
 }

@@ -165,6 +165,8 @@ static bool record(struct softmig_gpu *gpu, enum softmig_track_kind kind, uint64
 		struct cost cost = {0, 0}; \
 		if (!((array)->Flags & LATER)) \
 			cost = cost_of(bytes_); \
+		if (cost.beside_bytes != 0) \
+			atomic_store_explicit(&gpu->shares_blocks, true, memory_order_relaxed); \
 		softmig_settle_if_due(gpu); \
 		softmig_gpu_enter(gpu); \
 		if (!ask(gpu, &cost, what)) { \

@@ -3,6 +3,7 @@
 // rounded to granules; small ones by the blocks they fall into, told by their address. Owns: that rule.
 #include "preload/gpu.h"
 #include "preload/hook.h"
+#include "preload/mode.h"
 #include "preload/track.h"
 
 static uint64_t current_context(void)
@@ -29,18 +30,24 @@ static struct softmig_track_entry block_of(uint64_t pointer, const struct softmi
 	                                    .gpu = (uint8_t)gpu->ledger};
 }
 
-// After the driver freed what entry stood for.
-static void forget(const struct softmig_track_entry *entry)
+// After the driver freed what entry stood for. A block that is empty of allocations may still hold small arrays, which only NVML
+// knows: it stays charged as overhead until NVML is asked. True: it has to be.
+static bool forget(const struct softmig_track_entry *entry)
 {
 	struct softmig_gpu *gpu = softmig_gpu_by_index(entry->gpu);
 
 	if (entry->bytes != 0) {
 		softmig_uncharge_entry(entry);
-		return;
+		return false;
 	}
 	struct softmig_track_entry block = block_of(entry->key, gpu, entry->context);
-	if (softmig_track_count(&block, -1) == 0)
-		softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, SOFTMIG_GRANULE_BYTES);
+	if (softmig_track_count(&block, -1) != 0)
+		return false;
+	bool shared = atomic_load_explicit(&gpu->shares_blocks, memory_order_relaxed);
+	if (shared)
+		softmig_ledger_reserve(softmig_ledger_now(), gpu->ledger, SOFTMIG_LEDGER_OVERHEAD, SOFTMIG_GRANULE_BYTES, 0);
+	softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, SOFTMIG_GRANULE_BYTES);
+	return shared;
 }
 
 // After the driver granted pointer for charge_of(bytes): records it, and gives back what the driver did not need, because the
@@ -147,12 +154,15 @@ CUresult hook_cuMemAllocPitch(CUdeviceptr_v1 *dptr, unsigned int *pPitch, unsign
 		} \
 		struct softmig_gpu *gpu = softmig_gpu_by_index(entry.gpu); \
 		softmig_gpu_enter(gpu); \
+		bool shared = false; \
 		CUresult result = (call); \
 		if (result == CUDA_SUCCESS) \
-			forget(&entry); \
+			shared = forget(&entry); \
 		else \
 			softmig_track_add(&entry); \
 		softmig_gpu_leave(gpu); \
+		if (shared) \
+			softmig_settle(gpu); \
 		return result; \
 	} while (0)
 

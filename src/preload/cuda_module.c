@@ -166,7 +166,7 @@ static CUresult load_function(CUfunction *function, CUresult (*find)(CUfunction 
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	}
 	if (DRIVER(cuFuncGetAttribute)(&local_bytes, CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES, *function) == CUDA_SUCCESS &&
-	    local_bytes > 0 && !softmig_local_promise(gpu, (uint64_t)local_bytes))
+	    local_bytes > 0 && !softmig_local_kernel(gpu, (uint64_t)local_bytes))
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	return CUDA_SUCCESS;
 }
@@ -215,19 +215,23 @@ CUresult hook_cuLibraryGetKernel(CUkernel *pKernel, CUlibrary library, const cha
 CUresult hook_cuCtxSetLimit(CUlimit limit, size_t value)
 {
 	struct softmig_gpu *gpu = softmig_gpu_current();
+	bool stack = limit == CU_LIMIT_STACK_SIZE;
+	bool buffer = limit == CU_LIMIT_PRINTF_FIFO_SIZE || limit == CU_LIMIT_MALLOC_HEAP_SIZE;
+	size_t before = 0;
 
-	if (gpu == NULL || limit != CU_LIMIT_STACK_SIZE) {
-		CUresult result = DRIVER(cuCtxSetLimit)(limit, value);
-		if (gpu != NULL && result == CUDA_SUCCESS)
-			softmig_settle(gpu);
-		return result;
-	}
-	if (!softmig_local_promise(gpu, value))
+	if (gpu == NULL || (!stack && !buffer) || DRIVER(cuCtxGetLimit)(&before, limit) != CUDA_SUCCESS)
+		return DRIVER(cuCtxSetLimit)(limit, value);
+	if (stack ? !softmig_local_stack_before(gpu, value) : !softmig_local_buffer_before(gpu, before, value))
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	softmig_gpu_enter(gpu);
 	CUresult result = DRIVER(cuCtxSetLimit)(limit, value);
 	softmig_gpu_leave(gpu);
-	softmig_local_kept(gpu);
+	// The charge of a stack that has been taken is NVML's from here on; it is raised before the promise is withdrawn.
+	softmig_settle(gpu);
+	if (stack)
+		softmig_local_stack_after(gpu, value, result == CUDA_SUCCESS);
+	else
+		softmig_local_buffer_after(gpu, before, value, result == CUDA_SUCCESS);
 	softmig_settle(gpu);
 	return result;
 }

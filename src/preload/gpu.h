@@ -29,6 +29,7 @@ struct softmig_gpu {
 	_Atomic uint32_t contexts;        // alive in this process
 	_Atomic(CUcontext) primary;       // while it is active
 	_Atomic uint64_t unseen_bytes;    // tracked, but not in NVML's figure: managed memory
+	_Atomic bool shares_blocks;       // small arrays may lie in the same blocks as small allocations
 	_Atomic bool nvml_blind;          // NVML does not know this process although it has a context
 };
 

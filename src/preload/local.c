@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// Local memory: see local.h. Measured: a context of an H200 with an 8 KiB stack grows at the first launch of a kernel with 16 KiB of
-// local memory by (16 - 8) KiB x 2048 threads x 132 multiprocessors, to the byte.
+// What a context will take later: see local.h. Measured: a context of an H200 with an 8 KiB stack grows at the first launch of a kernel
+// with 16 KiB of local memory by (16 - 8) KiB x 2048 threads x 132 multiprocessors, to the byte; it shrinks when the stack limit does.
 #include "preload/local.h"
 
 #include "preload/hook.h"
-#include "preload/mode.h"
 
 struct local {
-	_Atomic uint64_t per_thread;  // the largest promised or taken, 0: not asked yet
-	_Atomic uint64_t promised;    // not yet seen in NVML's figure
-	_Atomic uint64_t seen_before; // the overhead that NVML showed when it was promised
+	_Atomic uint64_t per_thread;  // what the context has or will have per thread, 0: not asked yet
+	_Atomic uint64_t kernel;      // the largest need of a kernel
+	_Atomic uint64_t promised;    // charged, and not yet seen in NVML's figure
+	_Atomic uint64_t seen_before; // the overhead that NVML showed when the first of it was promised
 };
 
 static struct local locals[SOFTMIG_MAX_GPUS];
@@ -22,41 +22,97 @@ static uint64_t threads_of(const struct softmig_gpu *gpu)
 	return (uint64_t)multiprocessors * (uint64_t)threads;
 }
 
-bool softmig_local_promise(struct softmig_gpu *gpu, uint64_t bytes_per_thread)
+static uint64_t per_thread_of(struct local *local)
 {
-	struct local *local = &locals[gpu->ledger];
 	uint64_t now = atomic_load(&local->per_thread);
+	size_t stack = 1024; // the default
 
-	if (now == 0) {
-		size_t stack = 1024; // the default
-		DRIVER(cuCtxGetLimit)(&stack, CU_LIMIT_STACK_SIZE);
-		atomic_compare_exchange_strong(&local->per_thread, &now, stack);
-		now = atomic_load(&local->per_thread);
-	}
-	if (bytes_per_thread <= now)
-		return true;
-	uint64_t growth;
-	if (__builtin_mul_overflow(bytes_per_thread - now, threads_of(gpu), &growth))
-		return false;
-	growth = softmig_granules(growth);
-	softmig_gpu_enter(gpu);
-	bool granted = softmig_charge(gpu, SOFTMIG_LEDGER_OVERHEAD, growth, "local memory");
-	if (granted) {
-		if (atomic_compare_exchange_strong(&local->per_thread, &now, bytes_per_thread)) {
-			if (atomic_load(&local->promised) == 0)
-				atomic_store(&local->seen_before, softmig_gpu_overhead_bytes(gpu) - growth);
-			atomic_fetch_add(&local->promised, growth);
-		} else {
-			softmig_uncharge(gpu, SOFTMIG_LEDGER_OVERHEAD, growth); // another thread's promise came first: look again
-		}
-	}
-	softmig_gpu_leave(gpu);
-	return granted && atomic_load(&local->per_thread) < bytes_per_thread ? softmig_local_promise(gpu, bytes_per_thread) : granted;
+	if (now != 0)
+		return now;
+	DRIVER(cuCtxGetLimit)(&stack, CU_LIMIT_STACK_SIZE);
+	return atomic_compare_exchange_strong(&local->per_thread, &now, stack) ? stack : now;
 }
 
-void softmig_local_kept(struct softmig_gpu *gpu)
+static void raise(_Atomic uint64_t *value, uint64_t to)
 {
-	atomic_store(&locals[gpu->ledger].promised, 0);
+	uint64_t now = atomic_load(value);
+	while (now < to && !atomic_compare_exchange_weak(value, &now, to))
+		;
+}
+
+static bool promise(struct softmig_gpu *gpu, uint64_t bytes, const char *what)
+{
+	struct local *local = &locals[gpu->ledger];
+	uint64_t seen = softmig_gpu_overhead_bytes(gpu);
+
+	softmig_gpu_enter(gpu);
+	bool granted = softmig_charge(gpu, SOFTMIG_LEDGER_OVERHEAD, bytes, what);
+	if (granted && atomic_fetch_add(&local->promised, bytes) == 0)
+		atomic_store(&local->seen_before, seen);
+	softmig_gpu_leave(gpu);
+	return granted;
+}
+
+static void withdraw(struct softmig_gpu *gpu, uint64_t bytes)
+{
+	struct local *local = &locals[gpu->ledger];
+	uint64_t promised = atomic_load(&local->promised);
+
+	while (!atomic_compare_exchange_weak(&local->promised, &promised, promised > bytes ? promised - bytes : 0))
+		;
+	softmig_gpu_enter(gpu);
+	softmig_uncharge(gpu, SOFTMIG_LEDGER_OVERHEAD, promised < bytes ? promised : bytes);
+	softmig_gpu_leave(gpu);
+}
+
+// Two threads that find the same kernel at once both charge it; the next settling puts that right.
+static uint64_t growth(struct softmig_gpu *gpu, uint64_t now, uint64_t bytes_per_thread)
+{
+	uint64_t bytes;
+	if (bytes_per_thread <= now)
+		return 0;
+	return __builtin_mul_overflow(bytes_per_thread - now, threads_of(gpu), &bytes) ? UINT64_MAX / 2 : softmig_granules(bytes);
+}
+
+bool softmig_local_kernel(struct softmig_gpu *gpu, uint64_t bytes_per_thread)
+{
+	struct local *local = &locals[gpu->ledger];
+	uint64_t bytes = growth(gpu, per_thread_of(local), bytes_per_thread);
+
+	if (bytes != 0 && !promise(gpu, bytes, "local memory"))
+		return false;
+	raise(&local->kernel, bytes_per_thread);
+	raise(&local->per_thread, bytes_per_thread);
+	return true;
+}
+
+bool softmig_local_stack_before(struct softmig_gpu *gpu, uint64_t bytes_per_thread)
+{
+	uint64_t bytes = growth(gpu, per_thread_of(&locals[gpu->ledger]), bytes_per_thread);
+	return bytes == 0 || promise(gpu, bytes, "stack");
+}
+
+void softmig_local_stack_after(struct softmig_gpu *gpu, uint64_t bytes_per_thread, bool ok)
+{
+	struct local *local = &locals[gpu->ledger];
+	uint64_t now = per_thread_of(local), kernel = atomic_load(&local->kernel);
+
+	withdraw(gpu, growth(gpu, now, bytes_per_thread)); // taken at once, so NVML shows it; or not taken at all
+	if (ok)
+		atomic_store(&local->per_thread, bytes_per_thread > kernel ? bytes_per_thread : kernel);
+}
+
+bool softmig_local_buffer_before(struct softmig_gpu *gpu, uint64_t from_bytes, uint64_t to_bytes)
+{
+	return to_bytes <= from_bytes || promise(gpu, softmig_granules(to_bytes - from_bytes), "printf or malloc buffer");
+}
+
+void softmig_local_buffer_after(struct softmig_gpu *gpu, uint64_t from_bytes, uint64_t to_bytes, bool ok)
+{
+	if (ok && to_bytes < from_bytes)
+		withdraw(gpu, softmig_granules(from_bytes - to_bytes));
+	else if (!ok && to_bytes > from_bytes)
+		withdraw(gpu, softmig_granules(to_bytes - from_bytes));
 }
 
 uint64_t softmig_local_outstanding(struct softmig_gpu *gpu, uint64_t overhead_bytes)
@@ -78,4 +134,5 @@ void softmig_local_forget(struct softmig_gpu *gpu)
 {
 	atomic_store(&locals[gpu->ledger].promised, 0);
 	atomic_store(&locals[gpu->ledger].per_thread, 0);
+	atomic_store(&locals[gpu->ledger].kernel, 0);
 }

@@ -84,15 +84,12 @@ void sim_context_uncharge(struct CUctx_st *context, uint64_t bytes)
 }
 
 // What this context's limits and its largest kernel cost beyond what a bare context has: local memory for every thread that the
-// GPU can hold, the printf buffer, the heap.
+// GPU can hold. The printf buffer and the heap are taken by the first kernel that needs them, which is none here.
 static uint64_t extra_bytes(const struct CUctx_st *context)
 {
 	uint64_t threads = (uint64_t)2048 * (uint64_t)(unsigned)sim_state->gpu[context->gpu].processors;
 	uint64_t local = context->limit[CU_LIMIT_STACK_SIZE] > context->local_bytes ? context->limit[CU_LIMIT_STACK_SIZE] : context->local_bytes;
 	uint64_t bytes = local > 1024 ? (local - 1024) * threads : 0;
-	for (int limit = CU_LIMIT_PRINTF_FIFO_SIZE; limit <= CU_LIMIT_MALLOC_HEAP_SIZE; limit++)
-		if (context->limit[limit] > default_limit[limit])
-			bytes += context->limit[limit] - default_limit[limit];
 	return sim_round_up(bytes, SIM_GRANULE);
 }
 

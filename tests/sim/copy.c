@@ -135,6 +135,8 @@ static CUresult copy_on(CUstream handle, const CUDA_MEMCPY3D *copy, bool wait)
 	CUresult result = sim_capture_forbid_legacy(stream);
 	if (result == CUDA_SUCCESS && wait)
 		result = sim_capture_forbid_sync(stream);
+	if (result == CUDA_SUCCESS && wait)
+		result = sim_capture_forbid(stream->context);
 	if (result == CUDA_SUCCESS)
 		result = sim_copy_3d_check(copy);
 	if (result != CUDA_SUCCESS)

@@ -258,18 +258,8 @@ CUresult cuEventElapsedTime(float *pMilliseconds, CUevent hStart, CUevent hEnd)
 	return elapsed(pMilliseconds, hStart, hEnd);
 }
 
-static CUresult wait_event(CUstream handle, CUevent event, unsigned flags)
+CUresult sim_event_wait(struct CUevent_st *event, struct CUstream_st *stream)
 {
-	SIM_STREAM(stream, handle);
-	if (event == NULL || !event->alive)
-		return CUDA_ERROR_INVALID_HANDLE;
-	if (flags > CU_EVENT_WAIT_EXTERNAL)
-		return CUDA_ERROR_INVALID_VALUE;
-	CUresult result = sim_capture_forbid_legacy(stream);
-	if (result != CUDA_SUCCESS)
-		return result;
-	if (sim_capturing(stream) || event->state == SIM_EVENT_CAPTURED)
-		return sim_capture_wait(stream, event, flags == CU_EVENT_WAIT_EXTERNAL);
 	while (look(event) != 0) {
 		struct CUctx_st *context = stream->context;
 		sim_enter();
@@ -285,6 +275,21 @@ static CUresult wait_event(CUstream handle, CUevent event, unsigned flags)
 		sim_stream_nap(200000);
 	}
 	return CUDA_SUCCESS;
+}
+
+static CUresult wait_event(CUstream handle, CUevent event, unsigned flags)
+{
+	SIM_STREAM(stream, handle);
+	if (event == NULL || !event->alive)
+		return CUDA_ERROR_INVALID_HANDLE;
+	if (flags > CU_EVENT_WAIT_EXTERNAL)
+		return CUDA_ERROR_INVALID_VALUE;
+	CUresult result = sim_capture_forbid_legacy(stream);
+	if (result != CUDA_SUCCESS)
+		return result;
+	if (sim_capturing(stream) || event->state == SIM_EVENT_CAPTURED)
+		return sim_capture_wait(stream, event, flags == CU_EVENT_WAIT_EXTERNAL);
+	return sim_event_wait(event, stream);
 }
 
 CUresult cuStreamWaitEvent(CUstream hStream, CUevent hEvent, unsigned int Flags)

@@ -108,7 +108,7 @@ void sim_small_drop(struct CUctx_st *context)
 CUresult sim_alloc(struct CUctx_st *context, uint64_t bytes, enum sim_range_kind kind, CUdeviceptr *address)
 {
 	struct sim_range *range;
-	if (bytes < SIM_GRANULE && kind == SIM_RANGE_DEVICE) {
+	if (bytes <= SIM_GRANULE / 2 && kind == SIM_RANGE_DEVICE) { // measured: docs/driver-facts.md
 		struct sim_small_block *block;
 		uint64_t at;
 		CUresult result = sim_small_alloc(context, &context->small, bytes, &block, &at);
@@ -156,7 +156,7 @@ CUresult sim_free(struct sim_range *range)
 		sim_backing_unmap(&range->backing);
 		if (range->shared_block >= 0)
 			sim_shared_release(range->shared_block);
-		else
+		else if (context != NULL)
 			sim_context_uncharge(context, range->charged_bytes);
 	}
 	sim_range_remove(range);
@@ -214,7 +214,7 @@ CUresult cuMemFree_v2(CUdeviceptr dptr)
 	enum sim_range_kind kind = freeable ? range->kind : SIM_RANGE_HOST;
 	struct CUctx_st *owner = freeable ? range->context : NULL;
 	sim_leave();
-	if (kind == SIM_RANGE_POOL)
+	if (kind == SIM_RANGE_POOL || kind == SIM_RANGE_GRAPH)
 		return sim_pool_free_now(dptr);
 	if (kind != SIM_RANGE_DEVICE && kind != SIM_RANGE_SMALL && kind != SIM_RANGE_MANAGED && kind != SIM_RANGE_EXTERNAL)
 		return CUDA_ERROR_INVALID_VALUE;

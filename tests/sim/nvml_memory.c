@@ -69,7 +69,10 @@ static unsigned look(int index, struct seen seen[SIM_PROCESSES])
 		const struct sim_process *process = &sim_state->process[slot];
 		if (process->pid == 0 || (process->contexts[index] == 0 && process->used_bytes[index] == 0))
 			continue;
-		seen[count].pid = (unsigned)sim_process_pid(slot);
+		int pid = sim_process_pid(slot);
+		if (pid == 0)
+			continue; // of a PID namespace that the host has not looked into: the driver reports nothing of it
+		seen[count].pid = (unsigned)pid;
 		seen[count].bytes = process->used_bytes[index];
 		count++;
 	}
@@ -77,10 +80,15 @@ static unsigned look(int index, struct seen seen[SIM_PROCESSES])
 	return count;
 }
 
-static bool no_processes(void)
+static bool faulty(const char *what)
 {
 	const char *faults = getenv("SOFTMIG_SIM_FAULT");
-	return faults != NULL && strstr(faults, "nvml:noprocs") != NULL;
+	return faults != NULL && strstr(faults, what) != NULL;
+}
+
+static bool no_processes(void)
+{
+	return faulty("nvml:noprocs");
 }
 
 // Each version has records of its own size; none of a later version may be written into an earlier caller's array.
@@ -89,6 +97,8 @@ static nvmlReturn_t compute_processes(nvmlDevice_t device, unsigned *count, void
 	NVML_DEVICE(device);
 	if (count == NULL || (*count > 0 && infos == NULL))
 		return NVML_ERROR_INVALID_ARGUMENT;
+	if (faulty("nvml:unsupported"))
+		return NVML_ERROR_NOT_SUPPORTED;
 	struct seen seen[SIM_PROCESSES];
 	unsigned there = no_processes() ? 0 : look(index, seen), room = *count;
 	*count = there;

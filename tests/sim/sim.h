@@ -236,7 +236,11 @@ void sim_array_drop_context(struct CUctx_st *context);
 // --- event.c
 void sim_event_collect(struct CUctx_st *context); // reads finished marks; sim_enter and sim_lock held
 CUresult sim_event_record(struct CUevent_st *event, struct CUstream_st *stream);
+CUresult sim_event_wait(struct CUevent_st *event, struct CUstream_st *stream);
 void sim_event_drop_context(struct CUctx_st *context);
+
+// --- graph_launch.c: frees what an allocation node gave; sim_enter held
+CUresult sim_graph_free_allocation(struct sim_range *range, struct CUstream_st *stream);
 
 // --- hostfunc.c
 // One thing that the host does in a stream's order: call a function or a callback, write a value, or (poll) wait for one.
@@ -267,5 +271,8 @@ CUresult sim_capture_record(struct CUstream_st *stream, struct CUevent_st *event
 CUresult sim_capture_copy(struct CUstream_st *stream, const CUDA_MEMCPY3D *copy);
 CUresult sim_capture_host(struct CUstream_st *stream, const struct sim_host_task *task);
 CUresult sim_capture_fill(struct CUstream_st *stream, const CUDA_MEMSET_NODE_PARAMS *fill);
+CUresult sim_capture_alloc(struct CUstream_st *stream, int device, uint64_t bytes, CUdeviceptr *address);
+CUresult sim_capture_free(struct CUstream_st *stream, CUdeviceptr address);
+CUresult sim_capture_graph(struct CUstream_st *stream, const struct CUgraph_st *graph);
 CUresult sim_capture_wait(struct CUstream_st *stream, struct CUevent_st *event, bool external);
 #endif

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,6 +37,12 @@ uint64_t sim_realtime_ns(void)
 	return (uint64_t)time.tv_sec * 1000000000ull + (uint64_t)time.tv_nsec;
 }
 
+static uint64_t own_pid_ns(void)
+{
+	struct stat status;
+	return stat("/proc/self/ns/pid", &status) == 0 ? (uint64_t)status.st_ino : 0;
+}
+
 static void make_lock(struct sim_state *state)
 {
 	pthread_mutexattr_t attributes;
@@ -58,10 +65,10 @@ static void fill(struct sim_state *state, const char *config)
 		state->gpu[gpu].current = -1;
 }
 
-static bool somebody_lives(const struct sim_state *state)
+static bool somebody_lives(void)
 {
 	for (int slot = 0; slot < SIM_PROCESSES; slot++)
-		if (state->process[slot].pid != 0 && sim_process_pid(slot) != 0)
+		if (sim_process_alive(slot))
 			return true;
 	return false;
 }
@@ -70,7 +77,7 @@ static bool somebody_lives(const struct sim_state *state)
 static void reconfigure(struct sim_state *state, const char *config)
 {
 	sim_lock();
-	if (strcmp(state->config, config) != 0 && !somebody_lives(state)) {
+	if (strcmp(state->config, config) != 0 && !somebody_lives()) {
 		size_t from = offsetof(struct sim_state, config);
 		memset((char *)state + from, 0, sizeof(*state) - from);
 		fill(state, config);
@@ -116,6 +123,7 @@ static int map_state(void)
 		make_lock(state);
 		fill(state, config != NULL ? config : "1xL40S:46068M");
 		state->size_bytes = sizeof(*state);
+		state->host_pid_ns = own_pid_ns();
 		state->magic = SIM_MAGIC;
 	} else if (config != NULL) {
 		reconfigure(state, config);
@@ -146,9 +154,54 @@ int sim_state_open(void)
 	return error;
 }
 
+static bool stopped(int thread)
+{
+	char path[32], text[512];
+	snprintf(path, sizeof(path), "/proc/%d/stat", thread);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t length = fd < 0 ? 0 : read(fd, text, sizeof(text) - 1);
+	if (fd >= 0)
+		close(fd);
+	text[length > 0 ? length : 0] = '\0';
+	const char *end = strrchr(text, ')');
+	return end != NULL && end[1] == ' ' && end[2] == 'T';
+}
+
+static struct timespec in_ms(long ms)
+{
+	struct timespec until;
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_nsec += ms * 1000000;
+	until.tv_sec += until.tv_nsec / 1000000000;
+	until.tv_nsec %= 1000000000;
+	return until;
+}
+
+// A real driver's call ends before its process can be stopped. Here a process may be stopped while it holds the lock: it is then let
+// go on for the moment that it needs, and stopped again.
+static int lock_past_the_stopped(void)
+{
+	struct timespec until = in_ms(10);
+	int result = pthread_mutex_timedlock(&sim_state->lock, &until);
+	while (result == ETIMEDOUT) {
+		int owner = sim_state->lock.__data.__owner;
+		bool stop_again = owner > 0 && stopped(owner);
+		if (stop_again)
+			kill(owner, SIGCONT);
+		until = in_ms(50);
+		result = pthread_mutex_timedlock(&sim_state->lock, &until);
+		if (stop_again)
+			kill(owner, SIGSTOP);
+	}
+	return result;
+}
+
 void sim_lock(void)
 {
-	if (pthread_mutex_lock(&sim_state->lock) == EOWNERDEAD) {
+	int result = pthread_mutex_trylock(&sim_state->lock);
+	if (result == EBUSY)
+		result = lock_past_the_stopped();
+	if (result == EOWNERDEAD) {
 		sim_timeline_repair();
 		pthread_mutex_consistent(&sim_state->lock);
 	}
@@ -163,6 +216,18 @@ static void own_name(char *name, size_t size)
 {
 	ssize_t length = readlink("/proc/self/exe", name, size - 1);
 	name[length > 0 ? length : 0] = '\0';
+}
+
+// A process in a namespace of its own can tell its pid on the host only where it sees the host's /proc.
+static int host_pid(void)
+{
+	char text[32];
+	ssize_t length = readlink("/proc/self", text, sizeof(text) - 1);
+	text[length > 0 ? length : 0] = '\0';
+	int pid = (int)strtol(text, NULL, 10);
+	if (own_pid_ns() == sim_state->host_pid_ns)
+		return getpid();
+	return pid != getpid() ? pid : 0;
 }
 
 int sim_process_claim(void)
@@ -183,6 +248,8 @@ int sim_process_claim(void)
 			process->generation = generation;
 			process->start_ns = sim_realtime_ns();
 			own_name(process->name, sizeof(process->name));
+			process->pid_ns = own_pid_ns();
+			process->host_pid = host_pid();
 			process->pid = getpid();
 			my_slot = slot;
 			return slot;
@@ -192,18 +259,34 @@ int sim_process_claim(void)
 	return -1;
 }
 
-int sim_process_pid(int slot)
+// Who holds the lock of slot's byte, in the caller's terms: 0: nobody, -1: somebody of another PID namespace.
+static int holder(int slot)
 {
 	const struct sim_process *process = &sim_state->process[slot];
+	struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = slot, .l_len = 1};
 	if (process->pid == 0)
 		return 0;
-	struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = slot, .l_len = 1};
 	if (fcntl(live_fd, F_GETLK, &lock) != 0)
-		return process->pid;
+		return -1;
 	if (lock.l_type != F_UNLCK)
-		return lock.l_pid > 0 ? lock.l_pid : process->pid; // the kernel translates it into our namespace
+		return lock.l_pid > 0 ? lock.l_pid : -1;
 	// One's own lock does not show: the driver's other library in this same process looks here too.
-	return process->pid == getpid() ? process->pid : 0;
+	return process->pid == getpid() && process->pid_ns == own_pid_ns() ? process->pid : 0;
+}
+
+bool sim_process_alive(int slot)
+{
+	return holder(slot) != 0;
+}
+
+int sim_process_pid(int slot)
+{
+	struct sim_process *process = &sim_state->process[slot];
+	if (process->host_pid == 0 && own_pid_ns() == sim_state->host_pid_ns) {
+		int pid = holder(slot);
+		process->host_pid = pid > 0 ? pid : 0;
+	}
+	return process->host_pid;
 }
 
 static void remember(struct sim_gpu *gpu, const struct sim_process *process, int index)
@@ -260,7 +343,7 @@ int sim_reap(void)
 	int count = 0;
 	sim_state->reaped_ns = sim_now_ns();
 	for (int slot = 0; slot < SIM_PROCESSES; slot++) {
-		if (sim_state->process[slot].pid != 0 && sim_process_pid(slot) == 0) {
+		if (sim_state->process[slot].pid != 0 && !sim_process_alive(slot)) {
 			sim_process_discard(slot);
 			count++;
 		}

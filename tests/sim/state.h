@@ -68,8 +68,9 @@ struct sim_context_queue {
 };
 
 struct sim_process {
-	int32_t pid; // 0: free; as its owner sees it
-	int32_t slot_state;
+	int32_t pid;      // 0: free; as its owner sees it
+	int32_t host_pid; // as the namespace sees it that the state was made in; 0: not known there yet
+	uint64_t pid_ns;
 	uint64_t generation;
 	uint64_t start_ns; // CLOCK_REALTIME
 	uint64_t used_bytes[SIM_GPUS];
@@ -124,6 +125,7 @@ struct sim_shared_block {
 struct sim_state {
 	uint64_t magic;
 	uint64_t size_bytes;
+	uint64_t host_pid_ns; // of the process that made it: the host, as far as NVML is concerned
 	pthread_mutex_t lock;
 	int32_t gpu_count;
 	uint64_t slice_ns, switch_ns, idle_switch_ns;
@@ -149,7 +151,9 @@ uint64_t sim_realtime_ns(void);
 
 // This process's slot, taken at the first call (lock held). -1: table full.
 int sim_process_claim(void);
-// The pid of slot as the caller's PID namespace knows it; 0: dead (lock held).
+// Does the process of this slot live (lock held)?
+bool sim_process_alive(int slot);
+// Its pid on the host, which is what NVML reports, also to callers in other PID namespaces; 0: not known (lock held).
 int sim_process_pid(int slot);
 // Discards processes that are no more: memory, contexts, queued work (lock held). Returns how many.
 int sim_reap(void);

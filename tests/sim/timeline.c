@@ -496,7 +496,7 @@ void sim_timeline_repair(void)
 		struct sim_context_queue *queue = context_at(context);
 		if (!queue->used)
 			continue;
-		if (sim_process_pid(queue->process) == 0) {
+		if (!sim_process_alive(queue->process)) {
 			queue->used = 0;
 			continue;
 		}

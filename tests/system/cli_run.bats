@@ -205,6 +205,23 @@ usage_error() { # usage_error WORD ARGUMENT...: status 2, nothing on stdout, one
 	directories_gone
 }
 
+@test "a run whose keeper was killed keeps its directory while it lives, and the next run removes it after" {
+	slice --memory 1G -- sh -c 'echo "$CUDA_DEVICE_MEMORY_SHARED_CACHE"; exec sleep 60' >"$work/ledger" 3>&- &
+	for _ in $(seq 100); do [ -s "$work/ledger" ] && break || sleep 0.05; done
+	directory=$(dirname "$(cat "$work/ledger")")
+	for keeper in $(pgrep -x softmig-keeper); do # other runs of this machine are left alone
+		if [ "$(readlink "/proc/$keeper/fd/"* | grep -cxF "$directory")" -gt 0 ]; then kill -KILL "$keeper"; fi
+	done
+	slice --memory 1G -- true
+	[ -d "$directory" ]
+	for pid in $(pgrep -x sleep); do
+		if grep -qzxF "CUDA_DEVICE_MEMORY_SHARED_CACHE=$(cat "$work/ledger")" "/proc/$pid/environ" 2>/dev/null; then kill "$pid"; fi
+	done
+	wait
+	slice --memory 1G -- true
+	[ ! -e "$directory" ]
+}
+
 @test "what a crashed run left is removed by the next run, what others own is not" {
 	mkdir -m 0700 "$XDG_RUNTIME_DIR/softmig-run.stale1"
 	touch "$XDG_RUNTIME_DIR/softmig-run.stale1/ledger"

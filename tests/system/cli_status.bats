@@ -121,6 +121,47 @@ figure() { # figure 'EXPRESSION of s' <JSON: what python makes of it
 	grep -q "no ledger" "$work/err"
 }
 
+on_a_terminal() { # on_a_terminal KEYS COMMAND...: runs it on a terminal, types KEYS once it has drawn; prints what it drew and its end
+	timeout 30 python3 - "$@" <<'PYTHON'
+import fcntl, os, pty, signal, struct, sys, termios
+pid, terminal = pty.fork()
+if pid == 0:
+    fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 20, 80, 0, 0))
+    os.environ["TERM"] = "xterm"
+    os.execv(sys.argv[2], sys.argv[2:])
+before = termios.tcgetattr(terminal)
+seen = b""
+try:
+    while True:
+        seen += os.read(terminal, 10000)
+        if seen.count(b"q quits") == 1 and sys.argv[1]:
+            keys, sys.argv[1] = sys.argv[1], ""
+            if keys == "TERM":
+                os.kill(pid, signal.SIGTERM)
+            else:
+                os.write(terminal, keys.encode().decode("unicode_escape").encode())
+except OSError:
+    pass
+status = os.waitpid(pid, 0)[1]
+print(seen.decode(errors="replace"))
+print("exit", os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status))
+PYTHON
+}
+
+@test "top shows the slice on a terminal, leaves it as it was, and ends by q, by the interrupt key and by a signal" {
+	run on_a_terminal q "$softmig" run --memory 2G -- "$hold" 300 -- "$softmig" top
+	[[ "$output" == *$'\033[?1049h'*$'\033[1m'*"of 2.0 GiB used"*"gpu_hold"*$'\033[?25h\033[?1049l'*"exit 0" ]]
+	run on_a_terminal '\x03' "$softmig" run --memory 2G -- "$softmig" top
+	[[ "$output" == *$'\033[?25h\033[?1049l'*"exit 0" ]]
+	run on_a_terminal TERM "$softmig" run --memory 2G -- "$softmig" top
+	[[ "$output" == *$'\033[?25h\033[?1049l'*"exit -15" ]]
+	run on_a_terminal q "$softmig" top
+	[[ "$output" == *"exit 0" ]]
+	run "$softmig" top
+	[ "$status" -eq 1 ]
+	[[ "$output" == "softmig top: this needs a terminal; use softmig status or softmig list" ]]
+}
+
 # Two jobs of two users on one GPU of a node.
 jobs_on_a_node() { # jobs_on_a_node SCRIPT: runs it while both jobs hold memory
 	node_setup

@@ -291,6 +291,20 @@ $ours"
 	killed_anywhere uninstall "$ours" absent
 }
 
+@test "many at once end in a whole file and leave nothing beside it" {
+	in_root install --library "$work/good.so"
+	printf '# mine\n/a.so /b.so\n' >"$preload"
+	cp "$preload" "$work/preload"
+	for _ in $(seq 8); do
+		in_root enable >/dev/null 3>&- &
+		in_root disable >/dev/null 3>&- &
+	done
+	wait
+	in_root disable
+	cmp "$preload" "$work/preload"
+	[ "$(ls -A "$root/etc")" = ld.so.preload ]
+}
+
 @test "temporary files of a crash long ago are removed, young ones are left alone" {
 	in_root install --library "$work/good.so"
 	touch -d '1 hour ago' "$root/etc/.ld.so.preload.softmig-AbCdEf"

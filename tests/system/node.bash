@@ -26,6 +26,7 @@ on_a_node() {
 		mkdir "$root/tmp/changes" "$root/tmp/before"
 		mount --bind "$node/changes" "$root/tmp/changes"
 		mount --bind -o ro / "$root/tmp/before"
+		rm -rf "$root/etc/softmig" "$root/var/log/softmig" "$root/var/lib/shared" "$root/etc/ld.so.preload" # a fresh node has none
 		cd /
 		exec chroot "$root" "$@"' on_a_node "$node" "$@"
 }
@@ -69,6 +70,7 @@ left_behind() {
 		-o -path ./var/log/dpkg.log -o -path ./tmp -o -path ./run -o -path ./proc -o -path ./dev -o -path ./var/lib/systemd -o -path ./root/.rpmdb \) -prune \
 		-o ! -type d -print -o -type d -empty -print) | while read -r path; do
 		case $BUILD/$SOURCE/$work/ in */"${path#./}"/*) continue ;; esac # where these are mounted
+		if [ ! -e "/$path" ] && [[ $path =~ ^./(etc/softmig|var/log/softmig|var/lib/shared|etc/ld.so.preload)$ ]]; then continue; fi
 		if [ -d "/tmp/changes/$path" ] && [ -d "/tmp/before/$path" ]; then continue; fi
 		cmp -s "/tmp/changes/$path" "/tmp/before/$path" 2>/dev/null || echo "$path"
 	done

@@ -111,6 +111,25 @@ teardown() {
 	[[ "${lines[-2]}" == *"compute without limit."* ]]
 }
 
+@test "the commands of docs/install.md, one after the other, work and leave every byte as before" {
+	awk '/^```sh$/ { inside = 1; next } /^```/ { inside = 0 } inside' "$SOURCE/docs/install.md" >"$work/commands"
+	[ "$(wc -l <"$work/commands")" -ge 9 ]
+	mv "$work/softmig.deb" "$work/softmig_1.deb"
+	rm -f "$work/softmig.rpm" "$work/later.deb" "$work/broken.deb"
+	run on_a_node bash -c '
+		if [ ! -e /sys/fs/cgroup/cgroup.controllers ]; then mount -t tmpfs none /sys; mkdir -p /sys/fs/cgroup/freezer; fi
+		cd "$work" && bash -ex ./commands || echo "status $?"
+		cd / && left_behind
+		echo complete' </dev/null
+	echo "$output"
+	[[ "$output" == *"Enabled: programs that start from now on load"* ]]
+	[[ "$output" == *" 0 faults, "* || "$output" == *$'\n'"0 faults, "* ]]
+	[[ "$output" == *"memory 4.0 GiB, compute 50 %"* ]]
+	[[ "$output" != *"status "[1-9]* ]]
+	[ "${lines[-1]}" = complete ]
+	[[ "${lines[-2]}" != ./* ]] # nothing is left behind
+}
+
 @test "an upgrade replaces the library by a new file under running programs and keeps it enabled" {
 	run on_a_node bash -c '
 		set -e

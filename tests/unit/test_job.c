@@ -45,7 +45,7 @@ static void what_is_not_slurms_is_no_job(void **state) {
 		"4:memory:/slurm/uid_1x/job_5\n", "4:memory:/slurm/uid_1/job_\n", "4:memory:/slurm/uid_1/job_0\n",
 		"4:memory:/slurm/uid_1/job_5x\n", "4:memory:/slurm/uid_1/job_-5\n", "4:memory:/slurm/uid_1/job_ 5\n",
 		"4:memory:/slurm/uid_1/xjob_5\n", "4:memory:/slurm/uid_1/step_0\n", "uid_1/job_5\n", "/uid_1/job_5\n",
-		"4:/uid_1/job_5\n", "4:memory:/slurm/uid_1/job_99999999999999999999\n"};
+		"4:/uid_1/job_5\n", "1:a:/x/uid_1\n2:b:/job_5\n", "4:memory:/slurm/uid_1/job_99999999999999999999\n"};
 	for (size_t i = 0; i < sizeof(none) / sizeof(none[0]); i++) {
 		if (job_in(none[i]) != 0)
 			fail_msg("a job was seen in '%s'", none[i]);
@@ -65,6 +65,7 @@ static void what_a_user_creates_below_his_job_changes_nothing(void **state) {
 	char both[512];
 	assert_int_equal(job_in(strcat(strcpy(both, own), slurms)), 5);
 	assert_int_equal(job_in(strcat(strcpy(both, slurms), own)), 5);
+	assert_int_equal(job_in("9:freezer:/x/uid_7/job_5\n1:name=systemd:/uid_7/job_0\n"), 5);
 	// A line break cannot be in a cgroup's name, and a colon does not end the path.
 	assert_int_equal(job_in("0::/system.slice/slurmstepd.scope/job_5/a:b:/uid_1/job_6\n"), 5);
 }

@@ -186,6 +186,7 @@ static void faults_are_named_with_their_line(void **state) {
 	assert_bad("CUDA_DEVICE_MEMORY_LIMIT=# none\n", 1, "not a size");
 	assert_bad("CUDA_DEVICE_MEMORY_LIMIT= # none\n", 1, "not a size");
 	assert_bad("CUDA_DEVICE_MEMORY_LIMIT=0\n", 1, "not a size");
+	assert_bad("CUDA_DEVICE_MEMORY_LIMIT=1G#5\n", 1, "not a size"); // a comment follows a blank
 	assert_bad("CUDA_DEVICE_MEMORY_LIMIT=\"1G\"\n", 1, "not a size");
 	assert_bad("CUDA_DEVICE_MEMORY_LIMIT=1G=2G\n", 1, "not a size");
 	assert_bad("CUDA_DEVICE_MEMORY_LIMIT=1G\rCUDA_DEVICE_SM_LIMIT=5\n", 1, "not a size");

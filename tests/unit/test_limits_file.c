@@ -180,6 +180,8 @@ static void a_directory_of_another_owner_or_open_to_others_is_refused(void **sta
 	assert_int_equal(chmod(folder, 0775), 0);
 	assert_refused(5, "directory may be written by group or others");
 	assert_string_equal(path, in_folder("5.conf"));
+	assert_int_equal(chmod(folder, 0757), 0);
+	assert_refused(5, "directory may be written by group or others");
 	assert_int_equal(chmod(folder, 01777), 0);
 	assert_refused(5, "directory may be written");
 	assert_refused(99, "directory may be written"); // also where there is no file: somebody may have removed it
@@ -319,6 +321,8 @@ static void a_user_loads_roots_file_and_fails_closed_where_he_may_not(void **sta
 	assert_int_equal(in_child(become_user, load_roots), SOFTMIG_LIMITS_BAD);
 	chmod(folder, 0755);
 	assert_int_equal(in_child(become_user, load_roots), SOFTMIG_LIMITS_ABSENT);
+	chmod(outer, 0700); // whether there is one cannot be known
+	assert_int_equal(in_child(become_user, load_roots), SOFTMIG_LIMITS_BAD);
 }
 
 static void write_map(const char *file, const char *text) {

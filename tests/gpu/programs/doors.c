@@ -30,8 +30,8 @@ static bool in_libcuda_mapping(void *pointer)
 }
 
 static const char *const launches[] = { "cuLaunchKernel", "cuLaunchKernel_ptsz", "cuLaunchKernelEx", "cuLaunchCooperativeKernel",
-	                                "cuGraphLaunch", "cuEventRecord", "cuMemcpyAsync", "cuStreamQuery" };
-static const char *const taken_over[] = { "cuMemAlloc_v2", "cuMemFree_v2", "cuMemGetInfo_v2", "cuDeviceTotalMem_v2", "cuMemAllocAsync", "cuMemCreate" };
+	                                "cuEventRecord", "cuMemcpyAsync", "cuStreamQuery" };
+static const char *const taken_over[] = { "cuMemAlloc_v2", "cuMemFree_v2", "cuMemGetInfo_v2", "cuDeviceTotalMem_v2", "cuMemAllocAsync" };
 #define COUNT(list) (sizeof(list) / sizeof *(list))
 
 int main(int argc, char **argv)

@@ -3,8 +3,9 @@
 // killed at random and restarted. The judge is outside (watcher.c); this program counts what each way was granted and
 // refused, that no other error ever came, that memory kept what was written into it, and that afterwards one process can
 // have everything again. Owns: the fight. The ways themselves: ways.h.
-//   fighter fight PROCESSES SECONDS [SEED]    the fight
+//   fighter fight PROCESSES SECONDS [SEED]    the fight; FIGHT_WAYS=0,4,7 in the environment: with these ways alone
 //   fighter fill LIMIT_MIB                    one process takes all that is left beside its context
+//   fighter audit SECONDS [SEED]              one process alone: after each step, does the driver hold more than the slice was charged?
 //   fighter together PROCESSES LIMIT_MIB      all take 16 MiB pieces at once until refused; the sum fits, nothing is wasted
 #include <errno.h>
 #include <pthread.h>
@@ -17,6 +18,7 @@
 
 #include "check.h"
 #include "ways.h"
+#include "preload/abi/nvml_types.h"
 
 #define MAX_PROCESSES 128
 #define THINGS 24
@@ -66,6 +68,20 @@ static void note(int way, CUresult code)
 	}
 }
 
+static int allowed[WAYS], allowed_count;
+
+static void choose_ways(void)
+{
+	const char *text = getenv("FIGHT_WAYS");
+	for (int i = 0; text == NULL && i < WAYS; i++)
+		allowed[allowed_count++] = i;
+	while (text != NULL && allowed_count < WAYS) {
+		allowed[allowed_count++] = abs(atoi(text)) % WAYS;
+		text = strchr(text, ',');
+		text += text != NULL;
+	}
+}
+
 struct worker {
 	unsigned seed;
 	CUcontext context;
@@ -90,7 +106,7 @@ static void *work(void *argument)
 		}
 		struct thing *thing = &things[count];
 		memset(thing, 0, sizeof *thing);
-		thing->way = rand_r(&seed) % WAYS;
+		thing->way = allowed[rand_r(&seed) % allowed_count];
 		thing->device = worker->device;
 		thing->seed = (unsigned)rand_r(&seed);
 		thing->bytes = random_size(&seed);
@@ -176,8 +192,9 @@ static int fight(int processes, double seconds, unsigned seed)
 	check(killed > 0, "processes killed and restarted", "> 0\t%lu of %lu", killed, started);
 	check(arena->contexts > 0, "contexts granted", "> 0\t%lu (%lu refused)", (unsigned long)arena->contexts, (unsigned long)arena->contexts_refused);
 	unsigned long granted = 0, refused = 0;
-	for (int i = 0; i < WAYS; i++) {
+	for (int k = 0; k < allowed_count; k++) {
 		char name[80];
+		int i = allowed[k];
 		const struct tally *tally = &arena->way[i];
 		granted += tally->granted;
 		refused += tally->refused;
@@ -255,15 +272,83 @@ static int together(int processes, unsigned long long limit)
 	return check_failures != 0;
 }
 
+// NVML's bytes for this process, 0 if it does not know it.
+static unsigned long long nvml_bytes(void)
+{
+	static nvmlReturn_t (*list)(nvmlDevice_t, unsigned int *, nvmlProcessInfo_v2_t *);
+	static nvmlDevice_t device;
+	nvmlProcessInfo_v2_t processes[64];
+	unsigned int count = 64;
+	if (list == NULL) {
+		void *nvml = dlopen("libnvidia-ml.so.1", RTLD_NOW);
+		nvmlReturn_t (*init)(void) = nvml ? (nvmlReturn_t (*)(void))dlsym(nvml, "nvmlInit_v2") : NULL;
+		nvmlReturn_t (*find)(unsigned int, nvmlDevice_t *) =
+			nvml ? (nvmlReturn_t (*)(unsigned int, nvmlDevice_t *))dlsym(nvml, "nvmlDeviceGetHandleByIndex_v2") : NULL;
+		if (init == NULL || find == NULL || init() != NVML_SUCCESS || find(0, &device) != NVML_SUCCESS)
+			return 0;
+		list = (__typeof__(list))dlsym(nvml, "nvmlDeviceGetComputeRunningProcesses_v2");
+	}
+	if (list == NULL || list(device, &count, processes) != NVML_SUCCESS)
+		return 0;
+	for (unsigned int i = 0; i < count; i++)
+		if (processes[i].pid == (unsigned)getpid())
+			return processes[i].usedGpuMemory;
+	return 0;
+}
+
+static int audit(double seconds, unsigned seed)
+{
+	struct worker worker = { .seed = seed };
+	struct thing things[THINGS];
+	unsigned long long worst[WAYS] = { 0 }, steps[WAYS] = { 0 }, before = 0;
+	int count = 0;
+	if (!check(open_gpu(&worker), "one process alone gets a context", "yes\tno"))
+		return 1;
+	for (double end = now() + seconds; now() < end;) {
+		int way;
+		if (count == THINGS || (count > 0 && rand_r(&seed) % 100 < 45)) {
+			int which = rand_r(&seed) % count;
+			way = things[which].way;
+			ways[way].give(&things[which]);
+			things[which] = things[--count];
+		} else {
+			struct thing *thing = &things[count];
+			memset(thing, 0, sizeof *thing);
+			way = thing->way = rand_r(&seed) % WAYS;
+			thing->device = worker.device;
+			thing->seed = (unsigned)rand_r(&seed);
+			thing->bytes = random_size(&seed);
+			thing->bazaar = &arena->bazaar;
+			if (ways[way].take(thing) == CUDA_SUCCESS)
+				count++;
+		}
+		size_t free_bytes = 0, total = 0;
+		unsigned long long held = nvml_bytes();
+		CU(cuMemGetInfo_v2)(&free_bytes, &total);
+		unsigned long long charged = total - free_bytes;
+		steps[way]++;
+		unsigned long long uncharged = held > charged ? held - charged : 0;
+		if (uncharged > before && uncharged - before > worst[way])
+			worst[way] = uncharged - before; // this step's doing
+		before = uncharged;
+	}
+	for (int way = 0; way < WAYS; way++)
+		check(worst[way] == 0, ways[way].name, "never more than charged\t%llu MiB at most, in %llu steps", worst[way] >> 20, steps[way]);
+	return check_failures != 0;
+}
+
 int main(int argc, char **argv)
 {
 	arena = mmap(NULL, sizeof *arena, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	choose_ways();
 	if (argc >= 4 && strcmp(argv[1], "fight") == 0)
 		return fight(atoi(argv[2]), atof(argv[3]), argc > 4 ? (unsigned)atoi(argv[4]) : 1);
+	if (argc >= 3 && strcmp(argv[1], "audit") == 0)
+		return audit(atof(argv[2]), argc > 3 ? (unsigned)atoi(argv[3]) : 1);
 	if (argc >= 3 && strcmp(argv[1], "fill") == 0)
 		return fill(strtoull(argv[2], NULL, 10) * MIB);
 	if (argc >= 4 && strcmp(argv[1], "together") == 0)
 		return together(atoi(argv[2]), strtoull(argv[3], NULL, 10) * MIB);
-	fputs("usage: fighter fight PROCESSES SECONDS [SEED] | fill LIMIT_MIB | together PROCESSES LIMIT_MIB\n", stderr);
+	fputs("usage: fighter fight PROCESSES SECONDS [SEED] | audit SECONDS [SEED] | fill LIMIT_MIB | together PROCESSES LIMIT_MIB\n", stderr);
 	return 2;
 }

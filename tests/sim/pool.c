@@ -1,0 +1,520 @@
+// SPDX-License-Identifier: Apache-2.0
+// Pools' memory: reserved in chunks of 32 MiB and more, handed out in pieces, reused in stream order, trimmed at synchronisations.
+#include "pool.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static struct CUmemPoolHandle_st *pools;
+static struct CUmemPoolHandle_st *gone; // destroyed ones: kept, so that an old handle is recognised
+
+struct CUmemPoolHandle_st *sim_pool_make(enum sim_pool_kind kind, int ordinal)
+{
+	struct CUmemPoolHandle_st *pool = calloc(1, sizeof(*pool));
+	if (pool == NULL)
+		return NULL;
+	pool->alive = true;
+	pool->kind = kind;
+	pool->device = ordinal;
+	pool->gpu = sim_device[ordinal].gpu;
+	pool->reuse[1] = pool->reuse[2] = pool->reuse[3] = 1;
+	pool->id = sim_next_id();
+	pool->next = pools;
+	pools = pool;
+	return pool;
+}
+
+static struct CUmemPoolHandle_st *default_pool(int ordinal)
+{
+	if (sim_device[ordinal].default_pool == NULL)
+		sim_device[ordinal].default_pool = sim_pool_make(SIM_POOL_DEFAULT, ordinal);
+	return sim_device[ordinal].default_pool;
+}
+
+struct CUmemPoolHandle_st *sim_pool_current(int ordinal)
+{
+	return sim_device[ordinal].current_pool != NULL ? sim_device[ordinal].current_pool : default_pool(ordinal);
+}
+
+struct CUmemPoolHandle_st *sim_pool_graph(int ordinal)
+{
+	if (sim_device[ordinal].graph_pool == NULL) {
+		struct CUmemPoolHandle_st *pool = sim_pool_make(SIM_POOL_GRAPH, ordinal);
+		if (pool != NULL)
+			pool->threshold_bytes = UINT64_MAX; // kept until it is trimmed expressly
+		sim_device[ordinal].graph_pool = pool;
+	}
+	return sim_device[ordinal].graph_pool;
+}
+
+// Has the work that may still use this free extent been done?
+static bool settled(struct sim_extent *extent)
+{
+	if (extent->context < 0)
+		return true;
+	sim_lock();
+	const struct sim_context_queue *queue = &sim_state->context[extent->context];
+	bool done = !queue->used || queue->process != sim_slot;
+	if (!done) {
+		sim_timeline_advance(queue->gpu, sim_now_ns());
+		done = sim_timeline_left(extent->context, extent->stream, extent->sequence) == 0;
+	}
+	sim_unlock();
+	if (done)
+		extent->context = -1;
+	return done;
+}
+
+static bool usable(struct sim_extent *extent, const struct CUstream_st *stream)
+{
+	if (extent->used)
+		return false;
+	bool own = stream != NULL && extent->context == stream->context->queue && extent->stream == stream->queue;
+	return own || settled(extent);
+}
+
+// Makes bytes of free extents from `first` on into one used extent. False: they do not suffice.
+static bool carve(struct sim_extent *first, uint64_t bytes, const struct CUstream_st *stream)
+{
+	uint64_t together = 0;
+	struct sim_extent *last = NULL;
+	for (struct sim_extent *extent = first; extent != NULL && together < bytes && usable(extent, stream); extent = extent->next) {
+		together += extent->bytes;
+		last = extent;
+	}
+	if (together < bytes)
+		return false;
+	while (first != last) {
+		struct sim_extent *merged = first->next;
+		first->bytes += merged->bytes;
+		first->next = merged->next;
+		if (merged == last)
+			last = first;
+		free(merged);
+	}
+	if (first->bytes > bytes) {
+		struct sim_extent *rest = calloc(1, sizeof(*rest));
+		if (rest != NULL) {
+			*rest = *first;
+			rest->offset += bytes;
+			rest->bytes -= bytes;
+			first->bytes = bytes;
+			first->next = rest;
+		}
+	}
+	first->used = true;
+	return true;
+}
+
+static CUresult grow(struct CUmemPoolHandle_st *pool, uint64_t bytes)
+{
+	uint64_t whole = sim_round_up(bytes, pool->kind == SIM_POOL_GRAPH ? SIM_GRANULE : SIM_POOL_CHUNK);
+	if (whole < bytes || (pool->max_bytes != 0 && pool->reserved_bytes + whole > pool->max_bytes))
+		return CUDA_ERROR_OUT_OF_MEMORY;
+	CUresult result = sim_gpu_charge(pool->gpu, pool->device, whole);
+	if (result != CUDA_SUCCESS && whole > sim_round_up(bytes, SIM_GRANULE)) { // the last of the GPU's memory: take what is needed
+		whole = sim_round_up(bytes, SIM_GRANULE);
+		result = sim_gpu_charge(pool->gpu, pool->device, whole);
+	}
+	if (result != CUDA_SUCCESS)
+		return result;
+	struct sim_chunk *chunk = calloc(1, sizeof(*chunk));
+	struct sim_extent *extent = calloc(1, sizeof(*extent));
+	if (chunk == NULL || extent == NULL || !sim_backing_map(&chunk->backing, whole, true)) {
+		free(chunk);
+		free(extent);
+		sim_gpu_uncharge(pool->gpu, whole);
+		return CUDA_ERROR_OUT_OF_MEMORY;
+	}
+	extent->bytes = whole;
+	extent->context = -1;
+	chunk->extents = extent;
+	chunk->next = pool->chunks;
+	pool->chunks = chunk;
+	pool->reserved_bytes += whole;
+	if (pool->reserved_bytes > pool->reserved_high_bytes)
+		pool->reserved_high_bytes = pool->reserved_bytes;
+	return CUDA_SUCCESS;
+}
+
+CUresult sim_pool_take(struct CUmemPoolHandle_st *pool, uint64_t bytes, const struct CUstream_st *stream, uint64_t *address)
+{
+	bytes = sim_round_up(bytes, 512);
+	for (int pass = 0; pass < 2; pass++) {
+		for (struct sim_chunk *chunk = pool->chunks; chunk != NULL; chunk = chunk->next) {
+			for (struct sim_extent *extent = chunk->extents; extent != NULL; extent = extent->next) {
+				if (!carve(extent, bytes, stream))
+					continue;
+				pool->used_bytes += extent->bytes;
+				if (pool->used_bytes > pool->used_high_bytes)
+					pool->used_high_bytes = pool->used_bytes;
+				*address = chunk->backing.address + extent->offset;
+				return CUDA_SUCCESS;
+			}
+		}
+		if (pass == 0) {
+			CUresult result = grow(pool, bytes);
+			if (result != CUDA_SUCCESS)
+				return result;
+		}
+	}
+	return CUDA_ERROR_OUT_OF_MEMORY;
+}
+
+struct sim_chunk *sim_pool_chunk(struct CUmemPoolHandle_st *pool, uint64_t address)
+{
+	struct sim_chunk *chunk = pool->chunks;
+	while (chunk != NULL && address - chunk->backing.address >= chunk->backing.bytes)
+		chunk = chunk->next;
+	return chunk;
+}
+
+static void destroy_if_done(struct CUmemPoolHandle_st *pool)
+{
+	if (pool->alive || pool->used_bytes > 0)
+		return;
+	sim_pool_trim(pool, 0);
+	if (pool->chunks != NULL)
+		return; // something is still under way: the next look frees it
+	struct CUmemPoolHandle_st **link = &pools;
+	while (*link != NULL && *link != pool)
+		link = &(*link)->next;
+	if (*link != NULL)
+		*link = pool->next;
+	pool->next = gone;
+	gone = pool;
+}
+
+void sim_pool_put(struct CUmemPoolHandle_st *pool, uint64_t address, const struct CUstream_st *stream)
+{
+	struct sim_chunk *chunk = sim_pool_chunk(pool, address);
+	struct sim_extent *extent = chunk != NULL ? chunk->extents : NULL;
+	while (extent != NULL && chunk->backing.address + extent->offset != address)
+		extent = extent->next;
+	if (extent == NULL || !extent->used)
+		return;
+	extent->used = false;
+	extent->context = -1;
+	if (stream != NULL) {
+		extent->context = stream->context->queue;
+		extent->stream = stream->queue;
+		sim_lock();
+		extent->sequence = sim_state->next_sequence;
+		sim_unlock();
+	}
+	pool->used_bytes -= extent->bytes;
+	destroy_if_done(pool);
+}
+
+uint64_t sim_pool_trim(struct CUmemPoolHandle_st *pool, uint64_t keep_bytes)
+{
+	uint64_t released = 0;
+	for (struct sim_chunk **link = &pool->chunks; *link != NULL && pool->reserved_bytes > keep_bytes;) {
+		struct sim_chunk *chunk = *link;
+		bool idle = pool->reserved_bytes - chunk->backing.bytes >= keep_bytes;
+		for (struct sim_extent *extent = chunk->extents; extent != NULL && idle; extent = extent->next)
+			idle = !extent->used && settled(extent);
+		if (!idle) {
+			link = &chunk->next;
+			continue;
+		}
+		*link = chunk->next;
+		pool->reserved_bytes -= chunk->backing.bytes;
+		released += chunk->backing.bytes;
+		sim_gpu_uncharge(pool->gpu, chunk->backing.bytes);
+		sim_backing_unmap(&chunk->backing);
+		while (chunk->extents != NULL) {
+			struct sim_extent *extent = chunk->extents;
+			chunk->extents = extent->next;
+			free(extent);
+		}
+		free(chunk);
+	}
+	return released;
+}
+
+void sim_pool_trim_idle(int ordinal)
+{
+	sim_enter();
+	for (struct CUmemPoolHandle_st *pool = pools, *next; pool != NULL; pool = next) {
+		next = pool->next;
+		if (pool->device != ordinal || pool->chunks == NULL)
+			continue;
+		if (!pool->alive)
+			destroy_if_done(pool);
+		else if (pool->reserved_bytes > pool->threshold_bytes)
+			sim_pool_trim(pool, pool->threshold_bytes);
+	}
+	sim_leave();
+}
+
+// The graph pool has no chunks: its memory is counted, its addresses belong to the nodes.
+static uint64_t release_idle(struct CUmemPoolHandle_st *pool)
+{
+	if (pool->kind != SIM_POOL_GRAPH)
+		return sim_pool_trim(pool, 0);
+	uint64_t idle = pool->reserved_bytes - pool->used_bytes;
+	sim_gpu_uncharge(pool->gpu, idle);
+	pool->reserved_bytes = pool->used_bytes;
+	return idle;
+}
+
+uint64_t sim_pool_give_back(int ordinal)
+{
+	uint64_t released = 0;
+	sim_enter();
+	for (struct CUmemPoolHandle_st *pool = pools; pool != NULL; pool = pool->next)
+		if (pool->device == ordinal)
+			released += release_idle(pool);
+	sim_leave();
+	return released;
+}
+
+static void forget(struct sim_range *range, void *device)
+{
+	if (range->kind == SIM_RANGE_POOL && range->device == *(int *)device) {
+		sim_pool_put(range->owner, range->base, NULL);
+		sim_range_remove(range);
+	}
+}
+
+static void forget_graph(struct sim_range *range, void *device)
+{
+	if (range->kind == SIM_RANGE_GRAPH && range->device == *(int *)device)
+		sim_graph_free_allocation(range, NULL);
+}
+
+void sim_pool_drop_device(int ordinal)
+{
+	sim_range_each(forget, &ordinal);
+	sim_range_each(forget_graph, &ordinal);
+	for (struct CUmemPoolHandle_st *pool = pools; pool != NULL; pool = pool->next)
+		if (pool->device == ordinal)
+			release_idle(pool);
+}
+
+// --- stream-ordered allocation
+
+CUresult sim_pool_alloc(struct CUmemPoolHandle_st *pool, uint64_t bytes, const struct CUstream_st *stream, CUdeviceptr *address)
+{
+	sim_enter();
+	uint64_t at = 0;
+	CUresult result = sim_pool_take(pool, bytes, stream, &at);
+	struct sim_range *range = result == CUDA_SUCCESS ? sim_range_add(at, bytes, SIM_RANGE_POOL) : NULL;
+	if (range != NULL) {
+		range->device = pool->device;
+		range->owner = pool;
+		*address = at;
+	} else if (result == CUDA_SUCCESS) {
+		sim_pool_put(pool, at, NULL);
+		result = CUDA_ERROR_OUT_OF_MEMORY;
+	}
+	sim_leave();
+	return result;
+}
+
+static CUresult alloc_on(CUdeviceptr *address, size_t bytes, CUmemoryPool pool, CUstream handle)
+{
+	SIM_STREAM(stream, handle);
+	if (address == NULL || bytes == 0)
+		return CUDA_ERROR_INVALID_VALUE;
+	CUresult result = sim_capture_forbid_legacy(stream);
+	if (result != CUDA_SUCCESS)
+		return result;
+	if (sim_alloc_fault())
+		return CUDA_ERROR_OUT_OF_MEMORY;
+	if (pool == NULL)
+		pool = sim_pool_current(stream->context->device);
+	if (!pool->alive || pool->kind == SIM_POOL_IMPORTED)
+		return CUDA_ERROR_INVALID_VALUE;
+	if (sim_capturing(stream))
+		return sim_capture_alloc(stream, pool->device, bytes, address);
+	return sim_pool_alloc(pool, bytes, stream, address);
+}
+
+static CUresult free_on(CUdeviceptr address, CUstream handle)
+{
+	SIM_STREAM(stream, handle);
+	CUresult result = sim_capture_forbid_legacy(stream);
+	if (result != CUDA_SUCCESS)
+		return result;
+	if (sim_capturing(stream))
+		return sim_capture_free(stream, address);
+	sim_enter();
+	struct sim_range *range = sim_range_find(address);
+	if (range == NULL || range->base != address) {
+		result = CUDA_ERROR_INVALID_VALUE;
+	} else if (range->kind == SIM_RANGE_POOL) {
+		sim_pool_put(range->owner, address, stream);
+		sim_range_remove(range);
+	} else if (range->kind == SIM_RANGE_IPC && range->context == NULL) { // imported with its pool
+		sim_free(range);
+	} else if (range->kind == SIM_RANGE_GRAPH) {
+		result = sim_graph_free_allocation(range, stream);
+	} else {
+		result = CUDA_ERROR_INVALID_VALUE;
+	}
+	sim_leave();
+	return result;
+}
+
+CUresult sim_pool_free_now(CUdeviceptr address)
+{
+	sim_enter();
+	struct sim_range *range = sim_range_find(address);
+	int device = range != NULL ? range->device : -1;
+	sim_leave();
+	struct CUctx_st *context = device >= 0 ? sim_context_of_device(device) : NULL;
+	if (context != NULL)
+		sim_stream_wait_idle(context, -1);
+	sim_enter();
+	range = sim_range_find(address);
+	bool found = range != NULL && range->base == address && (range->kind == SIM_RANGE_POOL || range->kind == SIM_RANGE_GRAPH);
+	if (found && range->kind == SIM_RANGE_GRAPH) {
+		sim_graph_free_allocation(range, NULL);
+	} else if (found) {
+		sim_pool_put(range->owner, address, NULL);
+		sim_range_remove(range);
+	}
+	sim_leave();
+	if (found)
+		sim_pool_trim_idle(device);
+	return found ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+}
+
+#define THREADED(stream) ((stream) != NULL ? (stream) : CU_STREAM_PER_THREAD)
+
+CUresult cuMemAllocAsync(CUdeviceptr *dptr, size_t bytesize, CUstream hStream)
+{
+	return alloc_on(dptr, bytesize, NULL, hStream);
+}
+
+CUresult cuMemAllocAsync_ptsz(CUdeviceptr *dptr, size_t bytesize, CUstream hStream)
+{
+	return alloc_on(dptr, bytesize, NULL, THREADED(hStream));
+}
+
+CUresult cuMemAllocFromPoolAsync(CUdeviceptr *dptr, size_t bytesize, CUmemoryPool pool, CUstream hStream)
+{
+	return pool == NULL ? CUDA_ERROR_INVALID_VALUE : alloc_on(dptr, bytesize, pool, hStream);
+}
+
+CUresult cuMemAllocFromPoolAsync_ptsz(CUdeviceptr *dptr, size_t bytesize, CUmemoryPool pool, CUstream hStream)
+{
+	return pool == NULL ? CUDA_ERROR_INVALID_VALUE : alloc_on(dptr, bytesize, pool, THREADED(hStream));
+}
+
+CUresult cuMemFreeAsync(CUdeviceptr dptr, CUstream hStream)
+{
+	return free_on(dptr, hStream);
+}
+
+CUresult cuMemFreeAsync_ptsz(CUdeviceptr dptr, CUstream hStream)
+{
+	return free_on(dptr, THREADED(hStream));
+}
+
+// --- which pool
+
+#define ORDINAL(ordinal) \
+	SIM_READY(); \
+	if ((ordinal) < 0 || (ordinal) >= sim_device_count) \
+		return CUDA_ERROR_INVALID_DEVICE
+
+CUresult cuDeviceGetDefaultMemPool(CUmemoryPool *pool_out, CUdevice dev)
+{
+	ORDINAL(dev);
+	if (pool_out == NULL)
+		return CUDA_ERROR_INVALID_VALUE;
+	sim_enter();
+	*pool_out = default_pool(dev);
+	sim_leave();
+	return CUDA_SUCCESS;
+}
+
+CUresult cuDeviceGetMemPool(CUmemoryPool *pool, CUdevice dev)
+{
+	ORDINAL(dev);
+	if (pool == NULL)
+		return CUDA_ERROR_INVALID_VALUE;
+	sim_enter();
+	*pool = sim_pool_current(dev);
+	sim_leave();
+	return CUDA_SUCCESS;
+}
+
+CUresult cuDeviceSetMemPool(CUdevice dev, CUmemoryPool pool)
+{
+	ORDINAL(dev);
+	if (pool == NULL || !pool->alive || pool->device != dev || pool->kind == SIM_POOL_IMPORTED)
+		return CUDA_ERROR_INVALID_VALUE;
+	sim_device[dev].current_pool = pool;
+	return CUDA_SUCCESS;
+}
+
+CUresult cuMemGetDefaultMemPool(CUmemoryPool *pool_out, CUmemLocation *location, CUmemAllocationType type)
+{
+	if (location == NULL || location->type != CU_MEM_LOCATION_TYPE_DEVICE || type != CU_MEM_ALLOCATION_TYPE_PINNED)
+		return CUDA_ERROR_NOT_SUPPORTED; // pools of the host
+	return cuDeviceGetDefaultMemPool(pool_out, location->id);
+}
+
+CUresult cuMemGetMemPool(CUmemoryPool *pool, CUmemLocation *location, CUmemAllocationType type)
+{
+	if (location == NULL || location->type != CU_MEM_LOCATION_TYPE_DEVICE || type != CU_MEM_ALLOCATION_TYPE_PINNED)
+		return CUDA_ERROR_NOT_SUPPORTED;
+	return cuDeviceGetMemPool(pool, location->id);
+}
+
+CUresult cuMemSetMemPool(CUmemLocation *location, CUmemAllocationType type, CUmemoryPool pool)
+{
+	if (location == NULL || location->type != CU_MEM_LOCATION_TYPE_DEVICE || type != CU_MEM_ALLOCATION_TYPE_PINNED)
+		return CUDA_ERROR_NOT_SUPPORTED;
+	return cuDeviceSetMemPool(location->id, pool);
+}
+
+CUresult cuMemPoolCreate(CUmemoryPool *pool, const CUmemPoolProps *poolProps)
+{
+	SIM_READY();
+	if (pool == NULL || poolProps == NULL || poolProps->allocType != CU_MEM_ALLOCATION_TYPE_PINNED)
+		return CUDA_ERROR_INVALID_VALUE;
+	if (poolProps->location.type != CU_MEM_LOCATION_TYPE_DEVICE)
+		return CUDA_ERROR_NOT_SUPPORTED; // pools of the host
+	ORDINAL(poolProps->location.id);
+	if (((unsigned)poolProps->handleTypes & ~(unsigned)CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) != 0)
+		return CUDA_ERROR_NOT_SUPPORTED;
+	sim_enter();
+	struct CUmemPoolHandle_st *made = sim_pool_make(SIM_POOL_OWN, poolProps->location.id);
+	sim_leave();
+	if (made == NULL)
+		return CUDA_ERROR_OUT_OF_MEMORY;
+	made->handle_types = poolProps->handleTypes;
+	made->max_bytes = sim_round_up(poolProps->maxSize, SIM_POOL_CHUNK);
+	*pool = made;
+	return CUDA_SUCCESS;
+}
+
+CUresult cuMemPoolDestroy(CUmemoryPool pool)
+{
+	SIM_READY();
+	if (pool == NULL || !pool->alive || pool->kind == SIM_POOL_DEFAULT)
+		return CUDA_ERROR_INVALID_VALUE;
+	sim_enter();
+	pool->alive = false;
+	if (sim_device[pool->device].current_pool == pool)
+		sim_device[pool->device].current_pool = NULL; // the default one again
+	destroy_if_done(pool);
+	sim_leave();
+	return CUDA_SUCCESS;
+}
+
+CUresult cuMemPoolTrimTo(CUmemoryPool pool, size_t minBytesToKeep)
+{
+	SIM_READY();
+	if (pool == NULL || !pool->alive)
+		return CUDA_ERROR_INVALID_VALUE;
+	sim_enter();
+	sim_pool_trim(pool, minBytesToKeep);
+	sim_leave();
+	return CUDA_SUCCESS;
+}

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+// Memory pools as the simulated driver keeps them: chunks of reserved memory, each a row of extents in use or free.
+#ifndef SOFTMIG_SIM_POOL_H
+#define SOFTMIG_SIM_POOL_H
+#include "sim.h"
+
+#define SIM_POOL_CHUNK (32 * SIM_MIB)
+
+enum sim_pool_kind { SIM_POOL_DEFAULT, SIM_POOL_OWN, SIM_POOL_GRAPH, SIM_POOL_IMPORTED };
+
+struct sim_extent {
+	struct sim_extent *next;
+	uint64_t offset, bytes;
+	bool used;
+	int context, stream; // freed there, -1: by nobody, at once reusable
+	uint64_t sequence;   // reusable by others when that stream has passed this
+};
+
+struct sim_chunk {
+	struct sim_chunk *next;
+	struct sim_backing backing;
+	struct sim_extent *extents;
+};
+
+struct CUmemPoolHandle_st {
+	bool alive;
+	enum sim_pool_kind kind;
+	int device, gpu;
+	CUmemAllocationHandleType handle_types;
+	uint64_t threshold_bytes, max_bytes;
+	uint64_t reserved_bytes, reserved_high_bytes, used_bytes, used_high_bytes;
+	int reuse[4];
+	uint64_t id;
+	struct sim_chunk *chunks;
+	struct CUmemPoolHandle_st *next;
+};
+
+// sim_enter held. A piece of memory for stream (NULL: for any), reserved where the pool has none.
+CUresult sim_pool_take(struct CUmemPoolHandle_st *pool, uint64_t bytes, const struct CUstream_st *stream, uint64_t *address);
+// Gives a piece back, as of the present end of stream (NULL: at once).
+void sim_pool_put(struct CUmemPoolHandle_st *pool, uint64_t address, const struct CUstream_st *stream);
+// Releases idle chunks until keep_bytes are reserved; returns the bytes released.
+uint64_t sim_pool_trim(struct CUmemPoolHandle_st *pool, uint64_t keep_bytes);
+struct CUmemPoolHandle_st *sim_pool_graph(int ordinal);
+struct sim_chunk *sim_pool_chunk(struct CUmemPoolHandle_st *pool, uint64_t address);
+struct CUmemPoolHandle_st *sim_pool_current(int ordinal);
+struct CUmemPoolHandle_st *sim_pool_make(enum sim_pool_kind kind, int ordinal);
+CUresult sim_pool_alloc(struct CUmemPoolHandle_st *pool, uint64_t bytes, const struct CUstream_st *stream, CUdeviceptr *address);
+#endif
