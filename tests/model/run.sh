@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Checks the models with spin: what must hold in every order of steps, and that each known mistake is found.
-# run.sh MODEL [all]: ledger (all: also the configurations that take minutes and gigabytes)
+# run.sh MODEL [all] (all: also the configurations that take minutes and gigabytes)
 # shellcheck disable=SC2034,SC2317 # extent and check are used by the sourced MODEL.checks
 set -euo pipefail
 model=$1
