@@ -9,53 +9,84 @@
 #include "preload/hook.h"
 #include "preload/meter.h"
 #include "preload/mode.h"
+#include "preload/private.h"
 #include "preload/stream.h"
 #include "slice/log.h"
 
 #define POOL_CHUNK_BYTES (32ull << 20)
-enum { MAX_POOLS = 1024 };
+#define BUSY ((CUmemoryPool)UINTPTR_MAX) // being destroyed: nobody's, and not free yet
+enum { MAX_POOLS = 1024, NOT_OURS = -1 };
 
 struct pool {
 	_Atomic(CUmemoryPool) handle; // NULL: free
-	_Atomic int32_t gpu;          // ledger's index, -1: not GPU memory of ours (host, imported)
+	_Atomic int32_t gpu;          // ledger's index; NOT_OURS: host memory, or another process's
+	_Atomic bool unseen;          // managed memory, which NVML does not count
 	_Atomic uint64_t charged_bytes;
-	_Atomic int lock;             // for reading the driver's figure and settling the charge as one step
+	_Atomic int lock; // for asking the driver about the pool and settling its charge as one step; while it is held, the pool exists
 };
 
-static struct pool pools[MAX_POOLS];
-static _Atomic uint32_t pools_used; // entries below it may be in use
-// Something was freed into a pool since its figure was last read: the next synchronisation may give memory back.
-static _Atomic bool freed;
+// All zero: no pool known, and what a forked child finds.
+struct pools {
+	_Atomic int lock;      // for taking an entry
+	_Atomic uint32_t used; // entries below it may be in use
+	// Something was freed since the figures were last read: the next synchronisation may give memory back.
+	_Atomic bool freed;
+	// The only stream that pools were used in so far, plus 1. What is freed in one stream need not be there for another.
+	_Atomic uintptr_t stream;
+	_Atomic bool streams;
+	struct pool pool[MAX_POOLS];
+};
 
-static struct pool *find(CUmemoryPool handle)
+static struct softmig_private private_pools;
+
+static struct pools *all(void)
 {
-	uint32_t used = atomic_load_explicit(&pools_used, memory_order_acquire);
+	return softmig_private_get(&private_pools, sizeof(struct pools));
+}
+
+static void lock(_Atomic int *word)
+{
+	while (atomic_exchange_explicit(word, 1, memory_order_acquire) != 0)
+		sched_yield();
+}
+
+static void unlock(_Atomic int *word)
+{
+	atomic_store_explicit(word, 0, memory_order_release);
+}
+
+static struct pool *find(struct pools *pools, CUmemoryPool handle)
+{
+	uint32_t used = pools == NULL ? 0 : atomic_load_explicit(&pools->used, memory_order_acquire);
 	for (uint32_t i = 0; i < used; i++)
-		if (atomic_load_explicit(&pools[i].handle, memory_order_relaxed) == handle)
-			return &pools[i];
+		if (atomic_load_explicit(&pools->pool[i].handle, memory_order_acquire) == handle)
+			return &pools->pool[i];
 	return NULL;
 }
 
-static struct pool *enlist(CUmemoryPool handle, int gpu)
+// The pool's entry, made where it is new. NULL: no room.
+static struct pool *enlist(struct pools *pools, CUmemoryPool handle, int gpu, bool unseen)
 {
-	struct pool *known = find(handle);
-	if (known != NULL)
-		return known;
-	for (uint32_t i = 0; i < MAX_POOLS; i++) {
-		CUmemoryPool none = NULL;
-		if (!atomic_compare_exchange_strong(&pools[i].handle, &none, handle)) {
-			if (none == handle)
-				return &pools[i];
+	struct pool *found = find(pools, handle);
+
+	if (found != NULL || pools == NULL)
+		return found;
+	lock(&pools->lock);
+	found = find(pools, handle);
+	for (uint32_t i = 0; i < MAX_POOLS && found == NULL; i++) {
+		if (atomic_load(&pools->pool[i].handle) != NULL)
 			continue;
-		}
-		atomic_store(&pools[i].gpu, gpu);
-		uint32_t used = atomic_load(&pools_used);
-		while (used < i + 1 && !atomic_compare_exchange_weak(&pools_used, &used, i + 1))
-			;
-		return &pools[i];
+		found = &pools->pool[i];
+		atomic_store(&found->gpu, gpu);
+		atomic_store(&found->unseen, unseen);
+		atomic_store_explicit(&found->handle, handle, memory_order_release); // last: whoever finds it finds the rest
+		if (atomic_load(&pools->used) < i + 1)
+			atomic_store_explicit(&pools->used, i + 1, memory_order_release);
 	}
-	softmig_log(SOFTMIG_LOG_ERROR, "more than %d memory pools: the last ones are charged by NVML alone", MAX_POOLS);
-	return NULL;
+	unlock(&pools->lock);
+	if (found == NULL)
+		softmig_log(SOFTMIG_LOG_ERROR, "more than %d memory pools: the last ones are charged by NVML alone", MAX_POOLS);
+	return found;
 }
 
 static uint64_t attribute(CUmemoryPool handle, CUmemPool_attribute which)
@@ -64,63 +95,87 @@ static uint64_t attribute(CUmemoryPool handle, CUmemPool_attribute which)
 	return DRIVER(cuMemPoolGetAttribute)(handle, which, &value) == CUDA_SUCCESS ? value : 0;
 }
 
-// Brings the pool's charge to what the pool has reserved; held_bytes are reserved already for its growth.
-static void refresh(struct pool *pool, uint64_t held_bytes)
+// Sets the pool's charge; held_bytes are reserved already for its growth. Under its lock.
+static void set_charge(struct pool *pool, struct softmig_gpu *gpu, uint64_t now, uint64_t held_bytes)
 {
-	struct softmig_gpu *gpu = softmig_gpu_by_index(atomic_load(&pool->gpu));
-
-	while (atomic_exchange_explicit(&pool->lock, 1, memory_order_acquire) != 0)
-		sched_yield();
-	CUmemoryPool handle = atomic_load(&pool->handle);
-	uint64_t now = handle == NULL ? 0 : attribute(handle, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT);
 	uint64_t before = atomic_load_explicit(&pool->charged_bytes, memory_order_relaxed);
+
 	atomic_store_explicit(&pool->charged_bytes, now, memory_order_relaxed);
 	if (now > before + held_bytes) // more than foreseen: the driver holds it, so it is charged, limit or not
 		softmig_ledger_reserve(softmig_ledger_now(), gpu->ledger, SOFTMIG_LEDGER_TRACKED, now - before - held_bytes, 0);
 	else
 		softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, before + held_bytes - now);
-	atomic_store_explicit(&pool->lock, 0, memory_order_release);
+	if (atomic_load(&pool->unseen))
+		atomic_fetch_add(&gpu->unseen_bytes, now - before);
 }
 
-static bool is_ours(const struct pool *pool, const struct softmig_gpu *gpu)
+// Brings the pool's charge to what the pool has reserved, having trimmed it first where that is asked for. One that was destroyed
+// meanwhile has been charged anew by whoever did it; its entry may be another's by now.
+static void refresh(struct pool *pool, CUmemoryPool handle, struct softmig_gpu *gpu, uint64_t held_bytes, bool trim)
 {
-	return atomic_load_explicit(&pool->handle, memory_order_acquire) != NULL && atomic_load(&pool->gpu) >= 0 &&
-	       (gpu == NULL || atomic_load(&pool->gpu) == gpu->ledger);
+	lock(&pool->lock);
+	if (atomic_load(&pool->handle) == handle) {
+		if (trim)
+			DRIVER(cuMemPoolTrimTo)(handle, 0);
+		set_charge(pool, gpu, attribute(handle, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT), held_bytes);
+	} else {
+		softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, held_bytes);
+	}
+	unlock(&pool->lock);
+}
+
+// The i-th pool, if it is one to charge (to gpu, NULL: any).
+static bool is_ours(struct pool *pool, const struct softmig_gpu *gpu, CUmemoryPool *handle)
+{
+	*handle = atomic_load_explicit(&pool->handle, memory_order_acquire);
+	int32_t index = atomic_load(&pool->gpu);
+	return *handle != NULL && *handle != BUSY && index >= 0 && (gpu == NULL || index == gpu->ledger);
 }
 
 void softmig_pools_trim(struct softmig_gpu *gpu)
 {
-	for (uint32_t i = 0; i < atomic_load(&pools_used); i++) {
-		if (!is_ours(&pools[i], gpu))
-			continue;
-		DRIVER(cuMemPoolTrimTo)(atomic_load(&pools[i].handle), 0);
-		refresh(&pools[i], 0);
-	}
+	struct pools *pools = all();
+	CUmemoryPool handle;
+
+	for (uint32_t i = 0; pools != NULL && i < atomic_load(&pools->used); i++)
+		if (is_ours(&pools->pool[i], gpu, &handle))
+			refresh(&pools->pool[i], handle, gpu, 0, true);
 }
 
 void softmig_pools_forget(struct softmig_gpu *gpu)
 {
-	for (uint32_t i = 0; i < atomic_load(&pools_used); i++) {
-		if (!is_ours(&pools[i], gpu))
+	struct pools *pools = all();
+	CUmemoryPool handle;
+
+	for (uint32_t i = 0; pools != NULL && i < atomic_load(&pools->used); i++) {
+		struct pool *pool = &pools->pool[i];
+		if (!is_ours(pool, gpu, &handle))
 			continue;
-		atomic_store(&pools[i].handle, NULL);
-		refresh(&pools[i], 0);
+		lock(&pool->lock);
+		if (atomic_compare_exchange_strong(&pool->handle, &handle, BUSY)) {
+			set_charge(pool, gpu, 0, 0);
+			atomic_store(&pool->handle, NULL);
+		}
+		unlock(&pool->lock);
 	}
 }
 
 void softmig_pools_refresh(void)
 {
-	for (uint32_t i = 0; i < atomic_load(&pools_used); i++) {
-		if (!is_ours(&pools[i], NULL))
+	struct pools *pools = all();
+	CUmemoryPool handle;
+
+	for (uint32_t i = 0; pools != NULL && i < atomic_load(&pools->used); i++) {
+		if (!is_ours(&pools->pool[i], NULL, &handle))
 			continue;
-		struct softmig_gpu *gpu = softmig_gpu_by_index(atomic_load(&pools[i].gpu));
+		struct softmig_gpu *gpu = softmig_gpu_by_index(atomic_load(&pools->pool[i].gpu));
 		softmig_gpu_enter(gpu);
-		refresh(&pools[i], 0);
+		refresh(&pools->pool[i], handle, gpu, 0, false);
 		softmig_gpu_leave(gpu);
 	}
 }
 
-// No room for growth: but what is asked for may fit into what the pool already has, where trimming could not free whole chunks.
+// There is no room for growth, but what is asked for may fit into what the pool already has.
 static bool may_fit_inside(CUmemoryPool handle, uint64_t bytes)
 {
 	uint64_t has = attribute(handle, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT);
@@ -128,112 +183,177 @@ static bool may_fit_inside(CUmemoryPool handle, uint64_t bytes)
 	return has > used && (has - used) / 2 >= bytes;
 }
 
+static void use_stream(struct pools *pools, CUstream stream, bool per_thread)
+{
+	uintptr_t number = (uintptr_t)stream + 1, none = 0;
+
+	if (stream == CU_STREAM_PER_THREAD || (stream == NULL && per_thread))
+		atomic_store_explicit(&pools->streams, true, memory_order_relaxed);
+	else if (atomic_load_explicit(&pools->stream, memory_order_relaxed) != number &&
+	         !atomic_compare_exchange_strong(&pools->stream, &none, number))
+		atomic_store_explicit(&pools->streams, true, memory_order_relaxed);
+}
+
 static uint64_t growth_of(uint64_t bytes)
 {
 	return bytes > UINT64_MAX - POOL_CHUNK_BYTES ? bytes : (bytes + POOL_CHUNK_BYTES - 1) / POOL_CHUNK_BYTES * POOL_CHUNK_BYTES;
 }
 
-// The three moves. stream_: where the program asked; a capturing stream gets a node in a graph, not memory.
-#define ALLOCATE(gpu_, pool_, stream_, per_thread, bytes_, call, undo) \
-	do { \
-		struct softmig_gpu *gpu = (gpu_); \
-		if (gpu == NULL || softmig_stream_is_capturing((stream_), (per_thread))) \
-			return (call); \
-		CUmemoryPool handle = (pool_); \
-		struct pool *pool = handle == NULL ? NULL : enlist(handle, gpu->ledger); \
-		if (pool == NULL || !is_ours(pool, NULL)) \
-			return (call); \
-		gpu = softmig_gpu_by_index(atomic_load(&pool->gpu)); \
-		softmig_settle_if_due(gpu); \
-		softmig_gpu_enter(gpu); \
-		uint64_t held = growth_of(bytes_); \
-		CUresult result = CUDA_ERROR_OUT_OF_MEMORY; \
-		if (softmig_charge(gpu, SOFTMIG_LEDGER_TRACKED, held, "cuMemAllocAsync")) { \
-			result = (call); \
-			refresh(pool, held); \
-		} else if (may_fit_inside(handle, (bytes_))) { \
-			result = (call); \
-			refresh(pool, 0); \
-			if (result == CUDA_SUCCESS && softmig_gpu_used_bytes(gpu) > softmig_gpu_limit_bytes(gpu)) { \
-				(undo); \
-				softmig_pools_trim(gpu); \
-				result = CUDA_ERROR_OUT_OF_MEMORY; \
-			} \
-		} \
-		softmig_gpu_leave(gpu); \
-		return result; \
-	} while (0)
-
-static CUmemoryPool current_pool(const struct softmig_gpu *gpu)
+static bool within_limit(const struct softmig_gpu *gpu)
 {
-	CUmemoryPool pool = NULL;
-	return DRIVER(cuDeviceGetMemPool)(&pool, gpu->device) == CUDA_SUCCESS ? pool : NULL;
+	return softmig_gpu_used_bytes(gpu) <= softmig_gpu_limit_bytes(gpu);
 }
 
-// The GPU of a pool that was not created here: a device's default pool, else the current device.
-static struct softmig_gpu *gpu_of_pool(CUmemoryPool handle)
+// One allocation, as the program asked for it.
+struct request {
+	CUdeviceptr *pointer;
+	uint64_t bytes;
+	CUmemoryPool handle; // where it comes from
+	CUstream stream;
+	bool named;      // the program named the pool
+	bool per_thread; // it came through a _ptsz function
+};
+
+static CUresult ask_driver(const struct request *request)
 {
-	struct pool *known = find(handle);
+	if (request->named)
+		return (request->per_thread ? DRIVER(cuMemAllocFromPoolAsync_ptsz) : DRIVER(cuMemAllocFromPoolAsync))(
+			request->pointer, request->bytes, request->handle, request->stream);
+	return (request->per_thread ? DRIVER(cuMemAllocAsync_ptsz) : DRIVER(cuMemAllocAsync))(request->pointer, request->bytes,
+	                                                                                    request->stream);
+}
+
+// An allocation in the hope that the pool need not grow. If it did, beyond the limit, it is undone.
+static CUresult squeeze(const struct request *request, struct pool *pool, struct softmig_gpu *gpu)
+{
+	CUresult result = ask_driver(request);
+
+	refresh(pool, request->handle, gpu, 0, false);
+	if (result == CUDA_SUCCESS && !within_limit(gpu)) {
+		(request->per_thread ? DRIVER(cuMemFreeAsync_ptsz) : DRIVER(cuMemFreeAsync))(*request->pointer, request->stream);
+		softmig_pools_trim(gpu);
+		result = CUDA_ERROR_OUT_OF_MEMORY;
+	}
+	return result;
+}
+
+// The three moves. Where there is no room for growth, in this order: what the pool already has, as far as it is sure to be free
+// for this stream; idle memory of all pools, given back; what remains in the chunks that could not be given back.
+static CUresult allocate(const struct request *request, struct pools *pools, struct pool *pool, struct softmig_gpu *gpu)
+{
+	uint64_t held = growth_of(request->bytes);
+	CUresult result = CUDA_ERROR_OUT_OF_MEMORY;
+	bool charged = softmig_charge_if_room(gpu, SOFTMIG_LEDGER_TRACKED, held);
+
+	if (!charged && !atomic_load(&pools->streams) && may_fit_inside(request->handle, request->bytes))
+		result = squeeze(request, pool, gpu);
+	if (result != CUDA_ERROR_OUT_OF_MEMORY)
+		return result;
+	if (charged || softmig_charge(gpu, SOFTMIG_LEDGER_TRACKED, held, "cuMemAllocAsync")) {
+		result = ask_driver(request);
+		refresh(pool, request->handle, gpu, held, false);
+	} else if (may_fit_inside(request->handle, request->bytes)) {
+		result = squeeze(request, pool, gpu);
+	}
+	return result;
+}
+
+// The GPU of a pool that came to the program by no hook of ours: a device's default pool, else the current device.
+static int gpu_of_pool(CUmemoryPool handle)
+{
+	struct softmig_gpu *gpu = NULL;
 	CUmemoryPool own;
 
-	if (known != NULL)
-		return softmig_gpu_by_index(atomic_load(&known->gpu) < 0 ? 0 : atomic_load(&known->gpu));
-	for (int device = 0; device < SOFTMIG_MAX_GPUS; device++)
+	for (int device = 0; device < SOFTMIG_MAX_GPUS && gpu == NULL; device++)
 		if (DRIVER(cuDeviceGetDefaultMemPool)(&own, device) == CUDA_SUCCESS && own == handle)
-			return softmig_gpu_of_device(device);
-	return softmig_gpu_current();
+			gpu = softmig_gpu_of_device(device);
+	if (gpu == NULL)
+		gpu = softmig_gpu_current();
+	return gpu == NULL ? NOT_OURS : gpu->ledger;
+}
+
+// A capturing stream gets a node in a graph, not memory.
+static CUresult allocate_in_stream(struct request *request)
+{
+	struct pools *pools = all();
+	struct softmig_gpu *gpu = softmig_gpu_of_stream(request->stream, request->per_thread);
+
+	if (pools == NULL || gpu == NULL || softmig_stream_is_capturing(request->stream, request->per_thread))
+		return ask_driver(request);
+	if (!request->named && DRIVER(cuDeviceGetMemPool)(&request->handle, gpu->device) != CUDA_SUCCESS)
+		return ask_driver(request);
+	struct pool *pool = find(pools, request->handle);
+	if (pool == NULL)
+		pool = enlist(pools, request->handle, request->named ? gpu_of_pool(request->handle) : gpu->ledger, false);
+	gpu = pool == NULL ? NULL : softmig_gpu_by_index(atomic_load(&pool->gpu));
+	if (gpu == NULL)
+		return ask_driver(request);
+	softmig_settle_if_due(gpu);
+	softmig_gpu_enter(gpu);
+	use_stream(pools, request->stream, request->per_thread);
+	CUresult result = allocate(request, pools, pool, gpu);
+	softmig_gpu_leave(gpu);
+	return result;
 }
 
 CUresult hook_cuMemAllocAsync(CUdeviceptr *dptr, size_t bytesize, CUstream hStream)
 {
-	ALLOCATE(softmig_gpu_of_stream(hStream, false), current_pool(gpu), hStream, false, bytesize,
-	         DRIVER(cuMemAllocAsync)(dptr, bytesize, hStream), DRIVER(cuMemFreeAsync)(*dptr, hStream));
+	struct request request = {.pointer = dptr, .bytes = bytesize, .stream = hStream};
+	return allocate_in_stream(&request);
 }
 
 CUresult hook_cuMemAllocAsync_ptsz(CUdeviceptr *dptr, size_t bytesize, CUstream hStream)
 {
-	ALLOCATE(softmig_gpu_of_stream(hStream, true), current_pool(gpu), hStream, true, bytesize,
-	         DRIVER(cuMemAllocAsync_ptsz)(dptr, bytesize, hStream), DRIVER(cuMemFreeAsync)(*dptr, hStream));
+	struct request request = {.pointer = dptr, .bytes = bytesize, .stream = hStream, .per_thread = true};
+	return allocate_in_stream(&request);
 }
 
-CUresult hook_cuMemAllocFromPoolAsync(CUdeviceptr *dptr, size_t bytesize, CUmemoryPool pool_, CUstream hStream)
+CUresult hook_cuMemAllocFromPoolAsync(CUdeviceptr *dptr, size_t bytesize, CUmemoryPool pool, CUstream hStream)
 {
-	ALLOCATE(gpu_of_pool(pool_), pool_, hStream, false, bytesize,
-	         DRIVER(cuMemAllocFromPoolAsync)(dptr, bytesize, pool_, hStream), DRIVER(cuMemFreeAsync)(*dptr, hStream));
+	struct request request = {.pointer = dptr, .bytes = bytesize, .handle = pool, .stream = hStream, .named = true};
+	return allocate_in_stream(&request);
 }
 
-CUresult hook_cuMemAllocFromPoolAsync_ptsz(CUdeviceptr *dptr, size_t bytesize, CUmemoryPool pool_, CUstream hStream)
+CUresult hook_cuMemAllocFromPoolAsync_ptsz(CUdeviceptr *dptr, size_t bytesize, CUmemoryPool pool, CUstream hStream)
 {
-	ALLOCATE(gpu_of_pool(pool_), pool_, hStream, true, bytesize,
-	         DRIVER(cuMemAllocFromPoolAsync_ptsz)(dptr, bytesize, pool_, hStream), DRIVER(cuMemFreeAsync)(*dptr, hStream));
+	struct request request = {
+		.pointer = dptr, .bytes = bytesize, .handle = pool, .stream = hStream, .named = true, .per_thread = true};
+	return allocate_in_stream(&request);
 }
 
 void softmig_pools_freed(void)
 {
-	if (!atomic_load_explicit(&freed, memory_order_relaxed))
-		atomic_store_explicit(&freed, true, memory_order_relaxed);
+	struct pools *pools = all();
+	if (pools != NULL && !atomic_load_explicit(&pools->freed, memory_order_relaxed))
+		atomic_store_explicit(&pools->freed, true, memory_order_relaxed);
+}
+
+static CUresult freed_in(CUresult result, CUstream stream, bool per_thread)
+{
+	struct pools *pools = all();
+	if (pools != NULL && result == CUDA_SUCCESS)
+		use_stream(pools, stream, per_thread);
+	softmig_pools_freed();
+	return result;
 }
 
 CUresult hook_cuMemFreeAsync(CUdeviceptr dptr, CUstream hStream)
 {
-	CUresult result = DRIVER(cuMemFreeAsync)(dptr, hStream);
-	softmig_pools_freed();
-	return result;
+	return freed_in(DRIVER(cuMemFreeAsync)(dptr, hStream), hStream, false);
 }
 
 CUresult hook_cuMemFreeAsync_ptsz(CUdeviceptr dptr, CUstream hStream)
 {
-	CUresult result = DRIVER(cuMemFreeAsync_ptsz)(dptr, hStream);
-	softmig_pools_freed();
-	return result;
+	return freed_in(DRIVER(cuMemFreeAsync_ptsz)(dptr, hStream), hStream, true);
 }
 
 // A synchronisation is where a pool gives back what is above its threshold: told to the ledger at once, or other processes of the
 // slice would be refused what is free.
 static CUresult synchronised(CUresult result)
 {
+	struct pools *pools = result == CUDA_SUCCESS ? all() : NULL;
 	softmig_meter_synced();
-	if (atomic_load_explicit(&freed, memory_order_relaxed) && atomic_exchange(&freed, false))
+	if (pools != NULL && atomic_load_explicit(&pools->freed, memory_order_relaxed) && atomic_exchange(&pools->freed, false))
 		softmig_pools_refresh();
 	return result;
 }
@@ -268,16 +388,37 @@ CUresult hook_cuCtxSynchronize_v2(CUcontext ctx)
 	return synchronised(DRIVER(cuCtxSynchronize_v2)(ctx));
 }
 
+// A pool for memory of that kind at that place: known from here on. Managed memory has no place of its own: the current GPU's.
+static CUresult known(CUresult result, const CUmemoryPool *handle, const CUmemLocation *location, CUmemAllocationType type)
+{
+	struct softmig_gpu *gpu = NULL;
+
+	if (result != CUDA_SUCCESS)
+		return result;
+	if (location->type == CU_MEM_LOCATION_TYPE_DEVICE)
+		gpu = softmig_gpu_of_device(location->id);
+	else if (location->type == CU_MEM_LOCATION_TYPE_DEVICE_LOCALITY_DOMAIN)
+		gpu = softmig_gpu_of_device(location->localized.deviceId);
+	else if (type == CU_MEM_ALLOCATION_TYPE_MANAGED)
+		gpu = softmig_gpu_current();
+	enlist(all(), *handle, gpu == NULL ? NOT_OURS : gpu->ledger, type == CU_MEM_ALLOCATION_TYPE_MANAGED);
+	return result;
+}
+
 CUresult hook_cuMemPoolCreate(CUmemoryPool *pool, const CUmemPoolProps *poolProps)
 {
 	CUresult result = DRIVER(cuMemPoolCreate)(pool, poolProps);
+	return result == CUDA_SUCCESS ? known(result, pool, &poolProps->location, poolProps->allocType) : result;
+}
 
-	if (result == CUDA_SUCCESS) {
-		struct softmig_gpu *gpu = poolProps->location.type == CU_MEM_LOCATION_TYPE_DEVICE
-		                                  ? softmig_gpu_of_device(poolProps->location.id) : NULL;
-		enlist(*pool, gpu == NULL ? -1 : gpu->ledger);
-	}
-	return result;
+CUresult hook_cuMemGetDefaultMemPool(CUmemoryPool *pool_out, CUmemLocation *location, CUmemAllocationType type)
+{
+	return known(DRIVER(cuMemGetDefaultMemPool)(pool_out, location, type), pool_out, location, type);
+}
+
+CUresult hook_cuMemGetMemPool(CUmemoryPool *pool, CUmemLocation *location, CUmemAllocationType type)
+{
+	return known(DRIVER(cuMemGetMemPool)(pool, location, type), pool, location, type);
 }
 
 // Imported: the memory is the exporter's, who is charged for it.
@@ -286,7 +427,7 @@ CUresult hook_cuMemPoolImportFromShareableHandle(CUmemoryPool *pool_out, void *h
 {
 	CUresult result = DRIVER(cuMemPoolImportFromShareableHandle)(pool_out, handle, handleType, flags);
 	if (result == CUDA_SUCCESS)
-		enlist(*pool_out, -1);
+		enlist(all(), *pool_out, NOT_OURS, false);
 	return result;
 }
 
@@ -298,31 +439,34 @@ CUresult hook_cuMemPoolTrimTo(CUmemoryPool pool, size_t minBytesToKeep)
 }
 
 // What is still taken out of a destroyed pool stays on the GPU until it is freed, and the pool can no longer be asked: from
-// here on NVML alone knows.
+// here on NVML alone knows. Nobody asks the pool once the driver has begun to destroy it.
 CUresult hook_cuMemPoolDestroy(CUmemoryPool pool)
 {
-	struct pool *known = find(pool);
-	CUmemoryPool gone = pool;
+	struct pool *entry = find(all(), pool);
+	struct softmig_gpu *gpu = entry == NULL ? NULL : softmig_gpu_by_index(atomic_load(&entry->gpu));
+	CUmemoryPool seen = pool;
 
-	if (known == NULL || atomic_load(&known->gpu) < 0) {
-		CUresult result = DRIVER(cuMemPoolDestroy)(pool);
-		if (result == CUDA_SUCCESS && known != NULL)
-			atomic_store(&known->handle, NULL);
-		return result;
-	}
-	struct softmig_gpu *gpu = softmig_gpu_by_index(atomic_load(&known->gpu));
-	softmig_gpu_enter(gpu);
-	atomic_compare_exchange_strong(&known->handle, &gone, NULL); // nobody asks it any more
+	if (entry == NULL)
+		return DRIVER(cuMemPoolDestroy)(pool);
+	lock(&entry->lock);
+	bool mine = atomic_compare_exchange_strong(&entry->handle, &seen, BUSY);
+	unlock(&entry->lock);
+	if (!mine)
+		return DRIVER(cuMemPoolDestroy)(pool);
 	CUresult result = DRIVER(cuMemPoolDestroy)(pool);
-	if (result != CUDA_SUCCESS) {
-		atomic_store(&known->handle, pool);
-	} else {
-		uint64_t charged = atomic_load(&known->charged_bytes);
-		softmig_ledger_reserve(softmig_ledger_now(), gpu->ledger, SOFTMIG_LEDGER_OVERHEAD, charged, 0);
-		refresh(known, 0);
+	uint64_t left = 0;
+	if (result == CUDA_SUCCESS && gpu != NULL) {
+		lock(&entry->lock);
+		left = atomic_load(&entry->charged_bytes);
+		if (atomic_load(&entry->unseen)) {
+			set_charge(entry, gpu, 0, 0);
+			left = 0;
+		}
+		atomic_store(&entry->charged_bytes, 0);
+		unlock(&entry->lock);
 	}
-	softmig_gpu_leave(gpu);
-	if (result == CUDA_SUCCESS)
-		softmig_settle(gpu);
+	atomic_store(&entry->handle, result == CUDA_SUCCESS ? NULL : pool);
+	if (left != 0)
+		softmig_hand_over(gpu, left);
 	return result;
 }
