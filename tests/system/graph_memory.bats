@@ -1,0 +1,50 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: Apache-2.0
+# Memory nodes of graphs in a slice: what is charged within is what the driver holds without, to the byte.
+
+bats_require_minimum_version 1.5.0
+load gpu_slice
+
+setup() {
+	slice_setup
+}
+
+teardown() {
+	slice_teardown
+}
+
+@test "a graph's memory is charged from its first launch until it is trimmed" {
+	in_slice 4G graph_memory by_launch
+}
+
+@test "a graph's memory is charged from its upload, asked for with the instantiation or by itself" {
+	in_slice 4G graph_memory by_upload
+}
+
+@test "captured allocations are charged at the launch" {
+	in_slice 4G graph_memory captured
+}
+
+@test "memory nodes of child graphs are found" {
+	in_slice 4G graph_memory in_a_child_graph
+}
+
+@test "a launch without room is refused as the driver does, leaves nothing charged, and works when there is room" {
+	in_slice 4G graph_memory refused
+}
+
+@test "memory that graphs keep idle is given back before anything is refused" {
+	in_slice 4G graph_memory idle_memory_is_given_back
+}
+
+@test "a full slice runs the graphs that have their memory already" {
+	in_slice 4G graph_memory again_in_a_full_slice
+}
+
+@test "memory that a graph leaves to the program is charged until that frees it" {
+	in_slice 4G graph_memory freed_outside
+}
+
+@test "graphs' memory goes with the context" {
+	in_slice 4G graph_memory gone_with_the_context
+}
