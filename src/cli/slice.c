@@ -15,6 +15,7 @@
 #include "cli/slice_gpus.h"
 #include "cli/slice_log.h"
 #include "cli/slice_state.h"
+#include "cli/summary.h"
 #include "slice/log.h"
 
 enum { MIB = 1 << 20, SHARDS_MAX = 100 };
@@ -369,6 +370,7 @@ static int delete(const struct arguments *arguments) {
 	int directory = softmig_state_open(why, sizeof(why));
 	if (directory < 0)
 		return fail(arguments, "%s", why);
+	softmig_summary_keep(SOFTMIG_LOG_DIR, arguments->job); // for softmig report; a job's end waits for nothing
 	int failed = softmig_state_remove(directory, arguments->job, why, sizeof(why));
 	close(directory);
 	softmig_slice_log_tidy(SOFTMIG_LOG_DIR, arguments->job);

@@ -79,8 +79,8 @@ every_way() { # every_way TYPE MIB SM; salloc polls for seconds, so those run be
   done
   output=$(as srun -Q --gres=gpu:l40s:2 "$probe")
   [[ $output =~ ^gpus\ 2 ]]
-  output=$(as srun -Q --gres=gpu:l40s:1 sh -c 'ls /var/run/softmig /var/log/softmig')
-  [[ ! $output =~ [0-9]+\. ]]
+  output=$(as srun -Q --gres=gpu:l40s:1 sh -c 'ls /var/run/softmig /var/log/softmig | grep "^$SLURM_JOB_ID[._]" || echo none')
+  [ "$output" = none ]
 }
 
 @test "a job without a GPU costs no question and gets no files" {

@@ -233,3 +233,33 @@ status 1"* ]]
 	[[ "$output" == *"Slices that cannot be shown"*"17  the limits are refused, so the job has no GPU: /var/run/softmig/17.conf line 1:"* ]]
 	[[ "$output" == *"status 1"*"softmig_slices_unreadable 1"* ]]
 }
+
+@test "report tells what a job did, while it runs and after its end, to its user and root" {
+	run jobs_on_a_node '
+		as_nobody() { setpriv --reuid 65534 --regid 65534 --clear-groups "$@"; }
+		"$softmig" report 17 | head -2
+		"$softmig" slice create --job 3 --uid 65534 --gpu 0=1/4
+		export SLURM_JOB_ID=3 SLURM_TMPDIR=/tmp/3; mkdir /tmp/3
+		LD_PRELOAD=$BUILD/libsoftmig.so "$hold" 1000,20000 -- true
+		unset SLURM_JOB_ID
+		for job in 3 9; do "$softmig" slice delete --job $job; done
+		as_nobody "$softmig" report 3
+		as_nobody "$softmig" report --json 3 | python3 -m json.tool >/dev/null && echo "good JSON"
+		stat -c "%a %U" /var/log/softmig/3.report
+		"$softmig" slice create --job 5 --uid 0 --gpu 0=1/4
+		"$softmig" slice delete --job 5
+		"$softmig" report 5 | tail -1
+		as_nobody "$softmig" report 5 || echo "status $?"
+		"$softmig" report 6 || echo "status $?"
+		echo "job=3" >/var/log/softmig/3.report
+		"$softmig" report 3 || echo "status $?"'
+	echo "$output"
+	[[ "$output" == *"Job 17, user root"*"running for"* ]]
+	[[ "$output" == *"Job 3, user nobody"*"peak "*" of 11."*"request"*"refused"*"Suggestion: memory was refused: request a larger slice"* ]]
+	[[ "$output" == *"good JSON"*"600 nobody"*"Suggestion: the job never used its GPU: request none."* ]]
+	[[ "$output" == *"the report of job 5 is for its owner and root"*"status 1"*"job 6 has had no slice on this node"*"status 1"*"damaged"*"status 1"* ]]
+	run "$softmig" report
+	[ "$status" -eq 2 ]
+	run "$softmig" report x
+	[ "$status" -eq 2 ]
+}
