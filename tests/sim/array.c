@@ -223,7 +223,7 @@ CUresult cuMipmappedArrayCreate(CUmipmappedArray *pHandle, const CUDA_ARRAY3D_DE
 	if (mipmap == NULL)
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	CUDA_ARRAY3D_DESCRIPTOR level = *descriptor;
-	uint64_t offset[16], bytes = 0;
+	uint64_t offset[16] = {0}, bytes = 0;
 	while (mipmap->levels < numMipmapLevels && mipmap->levels < 16) {
 		struct CUarray_st *array = &mipmap->level[mipmap->levels];
 		offset[mipmap->levels++] = bytes;

@@ -204,7 +204,7 @@ CUresult sim_capture_alloc(struct CUstream_st *stream, int device, uint64_t byte
 	struct CUgraphNode_st *node = node_of(stream, CU_GRAPH_NODE_TYPE_MEM_ALLOC, &result);
 	if (node != NULL && (node->allocation = sim_graph_allocation_make(device, bytes)) == NULL)
 		result = CUDA_ERROR_OUT_OF_MEMORY;
-	if (result == CUDA_SUCCESS) {
+	if (node != NULL && result == CUDA_SUCCESS) {
 		node->alloc.poolProps.allocType = CU_MEM_ALLOCATION_TYPE_PINNED;
 		node->alloc.poolProps.location = (CUmemLocation){.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = device};
 		node->alloc.bytesize = bytes;
@@ -268,7 +268,7 @@ static CUresult join(struct CUstream_st *stream, struct CUevent_st *event)
 
 CUresult sim_capture_wait(struct CUstream_st *stream, struct CUevent_st *event, bool external)
 {
-	CUresult result;
+	CUresult result = CUDA_SUCCESS;
 	sim_enter();
 	if (external && stream->capture != NULL) {
 		struct CUgraphNode_st *node = node_of(stream, CU_GRAPH_NODE_TYPE_WAIT_EVENT, &result);
@@ -276,7 +276,7 @@ CUresult sim_capture_wait(struct CUstream_st *stream, struct CUevent_st *event, 
 			node->event = event;
 	} else if (event->state == SIM_EVENT_CAPTURED) {
 		result = join(stream, event);
-	} else { // work that is not part of the capture
+	} else if (stream->capture != NULL) { // work that is not part of the capture
 		result = stream->capture->invalidated ? CUDA_ERROR_STREAM_CAPTURE_INVALIDATED : CUDA_ERROR_STREAM_CAPTURE_ISOLATION;
 		sim_capture_invalidate(stream->capture);
 	}

@@ -247,7 +247,7 @@ CUresult cuGraphExecUpdate_v2(CUgraphExec hGraphExec, CUgraph hGraph, CUgraphExe
 
 CUresult cuGraphExecUpdate(CUgraphExec hGraphExec, CUgraph hGraph, CUgraphNode *hErrorNode_out, CUgraphExecUpdateResult *updateResult_out)
 {
-	CUgraphExecUpdateResultInfo info;
+	CUgraphExecUpdateResultInfo info = {0};
 	CUresult result = cuGraphExecUpdate_v2(hGraphExec, hGraph, &info);
 	if (hErrorNode_out != NULL)
 		*hErrorNode_out = info.errorNode;
