@@ -69,7 +69,6 @@ struct arguments {
 	va_list list;
 };
 
-// NOLINTBEGIN(bugprone-branch-clone): types that are one on this machine are two on another
 static intmax_t take_signed(struct arguments *arguments, enum length length) {
 	switch (length) {
 	case LENGTH_CHAR: return (signed char)va_arg(arguments->list, int);
@@ -95,7 +94,6 @@ static uintmax_t take_unsigned(struct arguments *arguments, enum length length) 
 	default: return va_arg(arguments->list, unsigned);
 	}
 }
-// NOLINTEND(bugprone-branch-clone)
 
 // A width or precision: digits, or the next int argument for '*'. Bounded, so that no format can ask for long loops.
 static size_t read_size(const char **format, struct arguments *arguments) {

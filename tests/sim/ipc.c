@@ -152,7 +152,7 @@ static CUresult open_handle(CUdeviceptr *address, const CUipcMemHandle *from, un
 			range->flags = 1;
 		}
 	}
-	if (result == CUDA_SUCCESS)
+	if (range != NULL)
 		*address = range->base;
 	sim_leave();
 	return result;
