@@ -6,6 +6,7 @@
 #include "sim.h"
 
 #define ARRAY_KNOWN_FLAGS 0x1ffu
+#define ARRAY_UNIT (64 * 1024ull) // sizes are multiples of it
 
 struct CUmipmappedArray_st {
 	bool alive;
@@ -13,6 +14,8 @@ struct CUmipmappedArray_st {
 	CUDA_ARRAY3D_DESCRIPTOR descriptor;
 	struct sim_backing backing;
 	uint64_t charged_bytes;
+	struct sim_small_block *block;
+	uint64_t bytes;
 	unsigned levels;
 	struct CUarray_st level[16];
 	struct CUmipmappedArray_st *next;
@@ -50,21 +53,37 @@ static CUresult check(const CUDA_ARRAY3D_DESCRIPTOR *descriptor)
 	return CUDA_SUCCESS;
 }
 
-// Fills in the layout of one level; returns its bytes.
+// The least power of two from value on, but no more than most.
+static uint64_t power_up(uint64_t value, uint64_t most)
+{
+	uint64_t power = 1;
+	while (power < value && power < most)
+		power *= 2;
+	return power;
+}
+
+// Fills in the layout of one level, as the hardware pads it (docs/driver-facts.md); returns its bytes.
 static uint64_t lay_out(struct CUarray_st *array, const CUDA_ARRAY3D_DESCRIPTOR *descriptor)
 {
 	array->descriptor = *descriptor;
 	array->texel_bytes = (uint64_t)format_bytes(descriptor->Format) * descriptor->NumChannels;
 	array->pitch = sim_round_up(descriptor->Width * array->texel_bytes, 64);
-	array->rows = descriptor->Height > 0 ? sim_round_up(descriptor->Height, 8) : 1;
+	array->rows = sim_round_up(descriptor->Height > 0 ? descriptor->Height : 1, 8 * power_up((descriptor->Height + 7) / 8, 16));
 	array->layers = descriptor->Depth > 0 ? descriptor->Depth : 1;
 	return array->pitch * array->rows * array->layers;
 }
 
-static CUresult back(struct CUctx_st *context, uint64_t bytes, struct sim_backing *backing, uint64_t *charged_bytes)
+// Large ones have granules of their own, small ones a place in a block, as small allocations do.
+static CUresult back(struct CUctx_st *context, uint64_t bytes, struct sim_backing *backing, uint64_t *charged_bytes, struct sim_small_block **block)
 {
-	uint64_t whole = sim_round_up(bytes, SIM_GRANULE);
-	CUresult result = sim_context_charge(context, whole);
+	uint64_t whole = sim_round_up(bytes, SIM_GRANULE), small = sim_round_up(bytes, ARRAY_UNIT);
+	CUresult result;
+	if (small <= SIM_MIB) {
+		result = sim_small_alloc(context, &context->small, small, block, &backing->address);
+		backing->bytes = small;
+		return result;
+	}
+	result = sim_context_charge(context, whole);
 	if (result == CUDA_SUCCESS && !sim_backing_map(backing, whole, true)) {
 		sim_context_uncharge(context, whole);
 		result = CUDA_ERROR_OUT_OF_MEMORY;
@@ -72,6 +91,16 @@ static CUresult back(struct CUctx_st *context, uint64_t bytes, struct sim_backin
 	if (result == CUDA_SUCCESS)
 		*charged_bytes = whole;
 	return result;
+}
+
+static void unback(struct CUctx_st *context, struct sim_backing *backing, uint64_t charged_bytes, struct sim_small_block *block)
+{
+	if (block != NULL) {
+		sim_small_free(context, &context->small, block, backing->address, backing->bytes);
+	} else {
+		sim_backing_unmap(backing);
+		sim_context_uncharge(context, charged_bytes);
+	}
 }
 
 // Nothing is allocated for these: the program maps memory into them itself.
@@ -97,7 +126,7 @@ static CUresult create(CUarray *out, const CUDA_ARRAY3D_DESCRIPTOR *descriptor)
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	uint64_t bytes = lay_out(array, descriptor);
 	sim_enter();
-	result = unbacked(descriptor) ? CUDA_SUCCESS : back(context, bytes, &array->backing, &array->charged_bytes);
+	result = unbacked(descriptor) ? CUDA_SUCCESS : back(context, bytes, &array->backing, &array->charged_bytes, &array->block);
 	if (result == CUDA_SUCCESS) {
 		array->address = array->backing.address;
 		array->context = context;
@@ -151,8 +180,7 @@ static void drop(struct CUarray_st *array)
 	if (*link == NULL)
 		return;
 	*link = array->next;
-	sim_backing_unmap(&array->backing);
-	sim_context_uncharge(array->context, array->charged_bytes);
+	unback(array->context, &array->backing, array->charged_bytes, array->block);
 	array->alive = false;
 	array->next = gone_arrays;
 	gone_arrays = array;
@@ -200,8 +228,8 @@ CUresult cuArrayGetMemoryRequirements(CUDA_ARRAY_MEMORY_REQUIREMENTS *requiremen
 		return CUDA_ERROR_INVALID_DEVICE;
 	if (requirements == NULL || array == NULL || !array->alive || !(array->descriptor.Flags & CUDA_ARRAY3D_DEFERRED_MAPPING))
 		return CUDA_ERROR_INVALID_VALUE;
-	*requirements = (CUDA_ARRAY_MEMORY_REQUIREMENTS){.size = sim_round_up(array->pitch * array->rows * array->layers, SIM_GRANULE),
-		.alignment = SIM_GRANULE};
+	*requirements = (CUDA_ARRAY_MEMORY_REQUIREMENTS){.size = sim_round_up(array->pitch * array->rows * array->layers, ARRAY_UNIT),
+		.alignment = ARRAY_UNIT};
 	return CUDA_SUCCESS;
 }
 
@@ -238,8 +266,9 @@ CUresult cuMipmappedArrayCreate(CUmipmappedArray *pHandle, const CUDA_ARRAY3D_DE
 		if (!layered)
 			level.Depth = level.Depth > 1 ? level.Depth / 2 : level.Depth;
 	}
+	mipmap->bytes = bytes;
 	sim_enter();
-	result = unbacked(descriptor) ? CUDA_SUCCESS : back(context, bytes, &mipmap->backing, &mipmap->charged_bytes);
+	result = unbacked(descriptor) ? CUDA_SUCCESS : back(context, bytes, &mipmap->backing, &mipmap->charged_bytes, &mipmap->block);
 	if (result == CUDA_SUCCESS) {
 		for (unsigned i = 0; i < mipmap->levels && mipmap->backing.address != 0; i++)
 			mipmap->level[i].address = mipmap->backing.address + offset[i];
@@ -264,8 +293,7 @@ static void drop_mipmap(struct CUmipmappedArray_st *mipmap)
 	if (*link == NULL)
 		return;
 	*link = mipmap->next;
-	sim_backing_unmap(&mipmap->backing);
-	sim_context_uncharge(mipmap->context, mipmap->charged_bytes);
+	unback(mipmap->context, &mipmap->backing, mipmap->charged_bytes, mipmap->block);
 	mipmap->alive = false;
 	mipmap->next = gone_mipmaps;
 	gone_mipmaps = mipmap;
@@ -282,6 +310,17 @@ CUresult cuMipmappedArrayDestroy(CUmipmappedArray hMipmappedArray)
 	sim_enter();
 	drop_mipmap(hMipmappedArray);
 	sim_leave();
+	return CUDA_SUCCESS;
+}
+
+CUresult cuMipmappedArrayGetMemoryRequirements(CUDA_ARRAY_MEMORY_REQUIREMENTS *requirements, CUmipmappedArray mipmap, CUdevice device)
+{
+	SIM_READY();
+	if (device < 0 || device >= sim_device_count)
+		return CUDA_ERROR_INVALID_DEVICE;
+	if (requirements == NULL || mipmap == NULL || !mipmap->alive || !(mipmap->descriptor.Flags & CUDA_ARRAY3D_DEFERRED_MAPPING))
+		return CUDA_ERROR_INVALID_VALUE;
+	*requirements = (CUDA_ARRAY_MEMORY_REQUIREMENTS){.size = sim_round_up(mipmap->bytes, ARRAY_UNIT), .alignment = ARRAY_UNIT};
 	return CUDA_SUCCESS;
 }
 

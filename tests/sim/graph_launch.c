@@ -17,10 +17,11 @@ static CUresult make_live(struct sim_graph_allocation *allocation)
 		return CUDA_ERROR_INVALID_VALUE; // launched again without having been freed
 	uint64_t needed = pool->used_bytes + allocation->charged_bytes;
 	if (needed > pool->reserved_bytes) {
-		CUresult result = sim_gpu_charge(pool->gpu, pool->device, needed - pool->reserved_bytes);
+		uint64_t grown = sim_round_up(needed, SIM_POOL_CHUNK);
+		CUresult result = sim_gpu_charge(pool->gpu, pool->device, grown - pool->reserved_bytes);
 		if (result != CUDA_SUCCESS)
 			return result;
-		pool->reserved_bytes = needed;
+		pool->reserved_bytes = grown;
 	}
 	struct sim_range *range = sim_range_add(allocation->backing.address, allocation->bytes, SIM_RANGE_GRAPH);
 	if (range == NULL)

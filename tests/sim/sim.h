@@ -69,7 +69,8 @@ struct CUarray_st {
 	uint64_t texel_bytes, pitch, rows, layers; // a layer is pitch * rows
 	struct sim_backing backing;
 	uint64_t charged_bytes;
-	bool part; // of another
+	struct sim_small_block *block; // that a small one lies in
+	bool part;                     // of another
 	struct CUarray_st *next;
 };
 

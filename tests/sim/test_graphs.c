@@ -236,7 +236,7 @@ static void graph_memory_is_there_from_launch_to_free_and_reserved_until_trimmed
 	OK(cuGraphInstantiateWithFlags(&exec, graph, 0));
 	EQUAL(free_bytes(), before);
 	OK(cuGraphLaunch(exec, s));
-	EQUAL(before - free_bytes(), 100 * MIB);
+	EQUAL(before - free_bytes(), 128 * MIB);
 	EQUAL(graph_bytes(CU_GRAPH_MEM_ATTR_USED_MEM_CURRENT), 100 * MIB);
 	char byte;
 	OK(cuMemcpyDtoH_v2(&byte, params.dptr + 50 * MIB, 1));
@@ -245,8 +245,8 @@ static void graph_memory_is_there_from_launch_to_free_and_reserved_until_trimmed
 	OK(cuMemFreeAsync(params.dptr, s));
 	OK(cuStreamSynchronize(s));
 	EQUAL(graph_bytes(CU_GRAPH_MEM_ATTR_USED_MEM_CURRENT), 0);
-	EQUAL(graph_bytes(CU_GRAPH_MEM_ATTR_RESERVED_MEM_CURRENT), 100 * MIB);
-	EQUAL(before - free_bytes(), 100 * MIB);
+	EQUAL(graph_bytes(CU_GRAPH_MEM_ATTR_RESERVED_MEM_CURRENT), 128 * MIB);
+	EQUAL(before - free_bytes(), 128 * MIB);
 	OK(cuDeviceGraphMemTrim(0));
 	EQUAL(free_bytes(), before);
 	OK(cuGraphExecDestroy(exec));
@@ -254,7 +254,7 @@ static void graph_memory_is_there_from_launch_to_free_and_reserved_until_trimmed
 	OK(cuGraphInstantiateWithFlags(&exec, graph, 0));
 	for (int i = 0; i < 3; i++)
 		OK(cuGraphLaunch(exec, s));
-	EQUAL(graph_bytes(CU_GRAPH_MEM_ATTR_RESERVED_MEM_CURRENT), 100 * MIB);
+	EQUAL(graph_bytes(CU_GRAPH_MEM_ATTR_RESERVED_MEM_CURRENT), 128 * MIB);
 	EQUAL(graph_bytes(CU_GRAPH_MEM_ATTR_USED_MEM_HIGH), 100 * MIB);
 	OK(cuDeviceGraphMemTrim(0));
 	EQUAL(free_bytes(), before);
@@ -284,7 +284,7 @@ static void captured_allocations_become_nodes(void)
 	EQUAL(free_bytes(), before);
 	OK(cuGraphInstantiateWithFlags(&exec, graph, CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH));
 	OK(cuGraphLaunch(exec, s));
-	EQUAL(before - free_bytes(), 10 * MIB);
+	EQUAL(before - free_bytes(), 32 * MIB);
 	OK(cuStreamSynchronize(s));
 	OK(cuDeviceGraphMemTrim(0));
 	OK(cuGraphExecDestroy(exec));

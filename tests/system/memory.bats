@@ -1,0 +1,54 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: Apache-2.0
+# Plain allocations in a slice: what is charged within is what the driver holds without, to the byte.
+
+bats_require_minimum_version 1.5.0
+load gpu_slice
+
+setup() {
+	slice_setup
+}
+
+teardown() {
+	slice_teardown
+}
+
+@test "allocations are charged as the driver takes them" {
+	in_slice 4G memory sizes
+}
+
+@test "small allocations share blocks" {
+	in_slice 4G memory small_ones_share_blocks
+}
+
+@test "pitched allocations are charged with their padding, and odd element sizes are the driver's to judge" {
+	in_slice 4G memory pitched
+}
+
+@test "managed memory is charged as if it were on the GPU, and said to be managed" {
+	in_slice 4G memory managed
+}
+
+@test "a refusal is the driver's own, leaves nothing charged, and what fits is granted to the last byte" {
+	in_slice 4G memory refused_and_recovered
+}
+
+@test "unknown pointers and calls that the driver fails change nothing" {
+	in_slice 4G memory failures
+}
+
+@test "memory is given back to the GPU where it lies" {
+	in_slice 4G memory freed_from_another_gpu
+}
+
+@test "two processes have one sum, and the dead give back at once" {
+	in_slice 4G memory two_processes
+}
+
+@test "threads that fill the slice together leave nothing behind" {
+	in_slice 2G memory many_threads
+}
+
+@test "a forked child, which has no driver, changes nothing and does not hang" {
+	in_slice 4G memory after_fork
+}

@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: Apache-2.0
+// memory TEST: plain allocations, judged from within the slice and from without. See tests/system/memory.bats.
+#include <pthread.h>
+
+#include "slice.h"
+
+static CUdeviceptr allocate(size_t bytes)
+{
+	CUdeviceptr pointer;
+	OK(CU(cuMemAlloc_v2)(&pointer, bytes));
+	return pointer;
+}
+
+static void release(CUdeviceptr pointer)
+{
+	OK(CU(cuMemFree_v2)(pointer));
+}
+
+static void sizes(void)
+{
+	use_device(0);
+	mark(0);
+	static const struct {
+		size_t asked, taken;
+	} seen[] = {{1, 2 * MIB}, {MIB, 2 * MIB}, {MIB + 1, 2 * MIB}, {2 * MIB, 2 * MIB}, {2 * MIB + 1, 4 * MIB}, {100 * MIB, 100 * MIB}};
+	for (size_t i = 0; i < sizeof(seen) / sizeof(seen[0]); i++) {
+		CUdeviceptr pointer = allocate(seen[i].asked);
+		GREW(seen[i].taken);
+		release(pointer);
+		GREW(0);
+	}
+}
+
+static void small_ones_share_blocks(void)
+{
+	CUdeviceptr pointer[300];
+	use_device(0);
+	mark(0);
+	for (int i = 0; i < 300; i++) {
+		pointer[i] = allocate(100 * KIB);
+		EXPECT(inside_bytes() - mark_inside, outside_bytes(0) - mark_outside);
+	}
+	GREW(30 * MIB); // 20 in each block
+	for (int i = 0; i < 300; i += 2)
+		release(pointer[i]);
+	GREW(30 * MIB);
+	for (int i = 299; i > 0; i -= 2) {
+		release(pointer[i]);
+		EXPECT(inside_bytes() - mark_inside, outside_bytes(0) - mark_outside);
+	}
+	GREW(0);
+}
+
+static void pitched(void)
+{
+	CUdeviceptr pointer;
+	size_t pitch;
+	use_device(0);
+	mark(0);
+	OK(CU(cuMemAllocPitch_v2)(&pointer, &pitch, 1000, 10000, 4));
+	EXPECT(pitch, 1024);
+	GREW(10 * MIB);
+	release(pointer);
+	// Odd sizes of elements are the driver's to judge.
+	for (unsigned size = 0; size <= 20; size++) {
+		CUresult result = CU(cuMemAllocPitch_v2)(&pointer, &pitch, 1000, 1000, size);
+		if (size == 4 || size == 8 || size == 16)
+			OK(result);
+		else
+			EXPECT(result == CUDA_SUCCESS || result == CUDA_ERROR_INVALID_VALUE, 1);
+		if (result == CUDA_SUCCESS)
+			release(pointer);
+	}
+	REFUSED(CU(cuMemAllocPitch_v2)(&pointer, &pitch, limit_bytes(), 2, 4));
+	REFUSED(CU(cuMemAllocPitch_v2)(&pointer, &pitch, (size_t)1 << 62, (size_t)1 << 62, 4));
+	GREW(0);
+}
+
+// Managed memory counts as if it were on the GPU, where it may be at any time.
+static void managed(void)
+{
+	CUdeviceptr pointer, none;
+	use_device(0);
+	mark(0);
+	OK(CU(cuMemAllocManaged)(&pointer, 64 * MIB, CU_MEM_ATTACH_GLOBAL));
+	EXPECT(inside_bytes() - mark_inside, 64 * MIB);
+	EXPECT(outside_bytes(0) - mark_outside, 0);
+	REFUSED(CU(cuMemAllocManaged)(&none, limit_bytes(), CU_MEM_ATTACH_GLOBAL));
+	CUdeviceptr plain = allocate(32 * MIB);
+	usleep(600000); // past the next measurement of the overhead
+	CUdeviceptr other = allocate(32 * MIB);
+	EXPECT(inside_bytes() - mark_inside, 128 * MIB);
+	release(plain);
+	release(other);
+	release(pointer);
+	GREW(0);
+	unsigned is_managed = 7;
+	OK(CU(cuMemAllocManaged)(&pointer, MIB, CU_MEM_ATTACH_GLOBAL));
+	OK(CU(cuPointerGetAttribute)(&is_managed, CU_POINTER_ATTRIBUTE_IS_MANAGED, pointer));
+	EXPECT(is_managed, 1);
+}
+
+static void refused_and_recovered(void)
+{
+	CUdeviceptr pointer, none;
+	use_device(0);
+	mark(0);
+	uint64_t left = limit_bytes() - inside_bytes();
+	REFUSED(CU(cuMemAlloc_v2)(&pointer, left + 1));
+	REFUSED(CU(cuMemAlloc_v2)(&pointer, (size_t)-1));
+	GREW(0);
+	pointer = allocate(left); // to the last byte
+	GREW(left);
+	REFUSED(CU(cuMemAlloc_v2)(&none, 1));
+	REFUSED(CU(cuMemAllocManaged)(&none, 1, CU_MEM_ATTACH_GLOBAL));
+	release(pointer);
+	for (int i = 0; i < 100; i++)
+		release(allocate(left));
+	GREW(0);
+}
+
+// Pointers that were never seen, and calls that the driver fails.
+static void failures(void)
+{
+	CUdeviceptr pointer;
+	use_device(0);
+	mark(0);
+	EXPECT(CU(cuMemFree_v2)(0x7f1234500000), CUDA_ERROR_INVALID_VALUE);
+	OK(CU(cuMemFree_v2)(0));
+	EXPECT(CU(cuMemAlloc_v2)(&pointer, 0), CUDA_ERROR_INVALID_VALUE);
+	EXPECT(CU(cuMemAlloc_v2)(NULL, MIB), CUDA_ERROR_INVALID_VALUE);
+	pointer = allocate(8 * MIB);
+	EXPECT(CU(cuMemFree_v2)(pointer + MIB), CUDA_ERROR_INVALID_VALUE);
+	GREW(8 * MIB);
+	release(pointer);
+	EXPECT(CU(cuMemFree_v2)(pointer), CUDA_ERROR_INVALID_VALUE);
+	GREW(0);
+}
+
+static void freed_from_another_gpu(void)
+{
+	CUcontext first = use_device(0), second;
+	mark(0);
+	CUdeviceptr pointer = allocate(64 * MIB);
+	GREW(64 * MIB);
+	second = use_device(1);
+	uint64_t there = inside_bytes();
+	EXPECT(there, outside_bytes(1));
+	release(pointer);
+	EXPECT(inside_bytes(), there);
+	OK(CU(cuCtxSetCurrent)(first));
+	GREW(0);
+	(void)second;
+}
+
+// Two processes of one slice: one sum.
+static void two_processes(void)
+{
+	int ready[2], go[2];
+	char byte = 0;
+	OK(pipe(ready) == 0 && pipe(go) == 0 ? CUDA_SUCCESS : CUDA_ERROR_UNKNOWN);
+	pid_t child = fork();
+	if (child == 0) {
+		use_device(0);
+		allocate(512 * MIB);
+		_exit(write(ready[1], &byte, 1) == 1 && read(go[0], &byte, 1) == 1 ? 0 : 1);
+	}
+	OK(read(ready[0], &byte, 1) == 1 ? CUDA_SUCCESS : CUDA_ERROR_UNKNOWN);
+	CUdeviceptr pointer;
+	use_device(0);
+	uint64_t theirs = outside_bytes_of(child, 0), mine = outside_bytes(0);
+	EXPECT(inside_bytes(), theirs + mine);
+	EXPECT(theirs - mine, 512 * MIB);
+	REFUSED(CU(cuMemAlloc_v2)(&pointer, limit_bytes() - theirs - mine + 1));
+	pointer = allocate(limit_bytes() - theirs - mine);
+	EXPECT(outside_bytes_of(child, 0) + outside_bytes(0), limit_bytes());
+	release(pointer);
+	int status;
+	OK(write(go[1], &byte, 1) == 1 && waitpid(child, &status, 0) == child && status == 0 ? CUDA_SUCCESS : CUDA_ERROR_UNKNOWN);
+	pointer = allocate(limit_bytes() - mine); // the dead give back at once
+	EXPECT(outside_bytes(0), limit_bytes());
+}
+
+static CUcontext shared_context;
+
+static void *take_and_give(void *granted)
+{
+	CUdeviceptr pointer[4];
+	OK(CU(cuCtxSetCurrent)(shared_context));
+	for (int i = 0; i < 300; i++) {
+		int count = 0;
+		while (count < 4 && CU(cuMemAlloc_v2)(&pointer[count], (size_t)(i % 7 + 1) * 50 * MIB / 7) == CUDA_SUCCESS)
+			count++;
+		if (count > 0)
+			++*(int *)granted;
+		while (count > 0)
+			release(pointer[--count]);
+	}
+	return NULL;
+}
+
+static void many_threads(void)
+{
+	pthread_t thread[4];
+	int granted[4] = {0};
+	shared_context = use_device(0);
+	mark(0);
+	for (int i = 0; i < 4; i++)
+		pthread_create(&thread[i], NULL, take_and_give, &granted[i]);
+	for (int i = 0; i < 4; i++) {
+		pthread_join(thread[i], NULL);
+		EXPECT(granted[i] > 0, 1);
+	}
+	GREW(0);
+}
+
+// A forked child has no driver; what it tries must neither hang nor disturb the parent's figures.
+static void after_fork(void)
+{
+	CUdeviceptr pointer;
+	int status;
+	use_device(0);
+	mark(0);
+	pointer = allocate(64 * MIB);
+	pid_t child = fork();
+	if (child == 0) {
+		size_t bytes;
+		int failed = CU(cuMemFree_v2)(pointer) != CUDA_SUCCESS && CU(cuMemAlloc_v2)(&pointer, MIB) != CUDA_SUCCESS &&
+		             CU(cuMemGetInfo_v2)(&bytes, &bytes) != CUDA_SUCCESS && CU(cuCtxSynchronize)() != CUDA_SUCCESS;
+		_exit(failed ? 0 : 1);
+	}
+	waitpid(child, &status, 0);
+	EXPECT(status, 0);
+	GREW(64 * MIB);
+	release(pointer);
+	GREW(0);
+}
+
+int main(int argc, char **argv)
+{
+	static const struct test tests[] = {
+		{"sizes", sizes}, {"small_ones_share_blocks", small_ones_share_blocks}, {"pitched", pitched}, {"managed", managed},
+		{"refused_and_recovered", refused_and_recovered}, {"failures", failures}, {"freed_from_another_gpu", freed_from_another_gpu},
+		{"two_processes", two_processes}, {"many_threads", many_threads}, {"after_fork", after_fork}, {NULL, NULL}};
+	return run_test(argc, argv, tests);
+}
