@@ -128,8 +128,8 @@ void softmig_doctor_entry(struct softmig_doctor *doctor)
 	if (lstat(node->disabled, &status) == 0)
 		softmig_doctor_tell(doctor, WARNING, "entry", "remove the file to switch limits on again",
 		                    "%s exists: the library does nothing in programs that start", node->disabled);
-	if (doctor->enabled && access("/lib/ld-linux.so.2", F_OK) == 0)
-		softmig_doctor_tell(doctor, WARNING, "entry", "nothing, if no job runs 32-bit programs; they see the whole GPU",
+	if (doctor->enabled && access("/lib/ld-linux.so.2", F_OK) == 0 && !strstr(file.text, "$LIB"))
+		softmig_doctor_tell(doctor, WARNING, "entry", "nothing, if no job runs them; else an entry with $LIB, see docs/containers.md",
 		                    "32-bit programs can run here, cannot load the library, and say so on stderr");
 	softmig_file_free(&file);
 }

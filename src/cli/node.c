@@ -128,13 +128,31 @@ int softmig_node_place(const struct softmig_verb *verb, const struct softmig_nod
 	return SOFTMIG_EXIT_OK;
 }
 
+static bool same_file(const char *a, const char *b)
+{
+	struct stat first, second;
+	return stat(a, &first) == 0 && stat(b, &second) == 0 && first.st_dev == second.st_dev && first.st_ino == second.st_ino;
+}
+
+// The loader puts the name of the architecture's directory in the place of $LIB: ld.so(8). Which that is, is the loader's secret.
+static bool is_ours_by_lib(const struct softmig_node *node, const char *entry)
+{
+	static const char *const values[] = { "lib/x86_64-linux-gnu", "lib/aarch64-linux-gnu", "lib64", "lib" };
+	const char *token = strstr(entry, "$LIB");
+	for (size_t i = 0; token && i < sizeof values / sizeof values[0]; i++) {
+		char path[2 * PATH_MAX];
+		snprintf(path, sizeof path, "%s%.*s%s%s", node->root, (int)(token - entry), entry, values[i], token + strlen("$LIB"));
+		if (same_file(path, node->library))
+			return true;
+	}
+	return false;
+}
+
 bool softmig_node_is_ours(const struct softmig_node *node, const char *entry)
 {
 	char path[PATH_MAX];
-	struct stat named, ours;
 	join(path, node->root, entry);
-	return strcmp(entry, node->entry) == 0 || (stat(path, &named) == 0 && stat(node->library, &ours) == 0 &&
-	                                           named.st_dev == ours.st_dev && named.st_ino == ours.st_ino);
+	return strcmp(entry, node->entry) == 0 || same_file(path, node->library) || is_ours_by_lib(node, entry);
 }
 
 int softmig_node_read_preload(const struct softmig_verb *verb, const struct softmig_node *node, struct softmig_file *file)

@@ -105,7 +105,23 @@ PYTHON
 
 @test "32-bit programs are told to be beyond reach" {
 	run examine 'touch /lib/ld-linux.so.2'
-	warning_with_advice entry "32-bit programs can run here" "nothing, if no job runs 32-bit programs"
+	warning_with_advice entry "32-bit programs can run here" "nothing, if no job runs them; else an entry with \$LIB"
+}
+
+@test "an entry with \$LIB is known as this library, by doctor, enable and disable" {
+	run examine '
+		mkdir -p /opt/softmig/lib/x86_64-linux-gnu /opt/softmig/lib/aarch64-linux-gnu /opt/softmig/lib64
+		for d in lib/x86_64-linux-gnu lib/aarch64-linux-gnu lib64; do ln /var/lib/shared/libsoftmig.so /opt/softmig/$d/libsoftmig.so; done
+		echo "/opt/softmig/\$LIB/libsoftmig.so" >/etc/ld.so.preload
+		touch /lib/ld-linux.so.2
+		grep -c /opt/softmig/lib /proc/self/maps
+		"$softmig" enable
+		cp /etc/ld.so.preload "$work/preload"'
+	echo "$output"
+	[[ "$output" == *"has the entry already"*"ok       entry        /etc/ld.so.preload names"*"0 faults, 0 warnings."* ]]
+	[ "$(cat "$work/preload")" = '/opt/softmig/$LIB/libsoftmig.so' ]
+	run examine 'ln /var/lib/shared/libsoftmig.so /opt/libsoftmig.so; echo "/opt/../opt/libsoftmig.so" >/etc/ld.so.preload; "$softmig" disable; ls /etc/ld.so.preload'
+	[[ "$output" == *"cannot access '/etc/ld.so.preload'"* ]]
 }
 
 @test "the admin's switch is told" {

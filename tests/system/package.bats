@@ -95,7 +95,7 @@ teardown() {
 		status=0; softmig run --memory 1G -- /bin/true || status=$?
 		[ $status -eq 1 ]
 		unset SLURM_JOB_ID SLURM_TMPDIR
-		softmig run --memory 1G -- sh -c "grep -c libsoftmig /proc/self/maps >/dev/null && softmig status"
+		softmig run --memory 1G -- sh -c "[ \$(grep -o /[^\ ]*libsoftmig.so /proc/self/maps | sort -u | wc -l) = 1 ] && softmig status"
 		rm -r /var/run/softmig/17.conf /tmp/job
 		dpkg -P softmig >/dev/null
 		cmp /etc/ld.so.preload /tmp/preload
