@@ -6,7 +6,7 @@
 
 struct out {
 	char *buffer;
-	size_t size;   // room for characters, the terminator not counted
+	size_t size; // room for characters, the terminator not counted
 	size_t length;
 };
 
@@ -25,8 +25,8 @@ static void put_field(struct out *out, const char *text, size_t length, size_t w
 		put(out, ' ');
 }
 
-static void put_number(struct out *out, uintmax_t value, bool negative, unsigned base, bool upper, size_t width, char fill,
-                       bool left) {
+static void put_number(struct out *out, uintmax_t value, bool negative, unsigned base, bool upper, size_t width,
+                       char fill, bool left) {
 	const char *digits = upper ? "0123456789ABCDEF" : "0123456789abcdef";
 	char text[3 * sizeof(value) + 1];
 	size_t at = sizeof(text);
@@ -43,7 +43,16 @@ static void put_number(struct out *out, uintmax_t value, bool negative, unsigned
 	put_field(out, text + at, sizeof(text) - at, width, fill, left);
 }
 
-enum length { LENGTH_INT, LENGTH_CHAR, LENGTH_SHORT, LENGTH_LONG, LENGTH_LONGLONG, LENGTH_SIZE, LENGTH_MAX, LENGTH_POINTER };
+enum length {
+	LENGTH_INT,
+	LENGTH_CHAR,
+	LENGTH_SHORT,
+	LENGTH_LONG,
+	LENGTH_LONGLONG,
+	LENGTH_SIZE,
+	LENGTH_MAX,
+	LENGTH_POINTER
+};
 
 static enum length read_length(const char **format) {
 	switch (**format) {

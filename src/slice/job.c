@@ -16,12 +16,12 @@
 #include "slice/sys.h"
 
 struct scanner {
-	int colons;                 // of the line so far; from the second on it is the path
-	unsigned depth;             // components of the path so far
-	bool parent_is_slurms;      // the component before this one is uid_U or slurmstepd.scope
-	char name[NAME_MAX + 1];    // the component so far
-	size_t name_length;         // larger than NAME_MAX: longer than any directory's name
-	uint64_t job;               // the best so far, 0: none
+	int colons;              // of the line so far; from the second on it is the path
+	unsigned depth;          // components of the path so far
+	bool parent_is_slurms;   // the component before this one is uid_U or slurmstepd.scope
+	char name[NAME_MAX + 1]; // the component so far
+	size_t name_length;      // larger than NAME_MAX: longer than any directory's name
+	uint64_t job;            // the best so far, 0: none
 	unsigned job_depth;
 };
 
@@ -32,8 +32,7 @@ static bool starts_with(const struct scanner *scanner, const char *prefix) {
 
 static bool ends_with(const struct scanner *scanner, const char *suffix) {
 	size_t length = strlen(suffix);
-	return scanner->name_length >= length &&
-	       memcmp(scanner->name + scanner->name_length - length, suffix, length) == 0;
+	return scanner->name_length >= length && memcmp(scanner->name + scanner->name_length - length, suffix, length) == 0;
 }
 
 static bool is_numbered(const struct scanner *scanner, const char *prefix, uint64_t *number) {

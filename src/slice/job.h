@@ -23,8 +23,9 @@ struct softmig_job {
 uint64_t softmig_job_from_cgroup(const char *text, size_t length);
 
 // The job of process pid (0: this one). Never fails: source is SOFTMIG_JOB_NONE where there is no job.
-// use_environment: may SLURM_JOB_ID be consulted when no cgroup names a job (false in setuid programs)? It is this process's
-// variable: for another pid, and in a process that gained privileges at exec, it is left alone whatever is asked.
+// use_environment: may SLURM_JOB_ID be consulted when no cgroup names a job (false in setuid programs)? It is this
+// process's variable: for another pid, and in a process that gained privileges at exec, it is left alone whatever is
+// asked.
 struct softmig_job softmig_job_find(int pid, bool use_environment);
 
 // SLURM_JOB_ID's value: decimal digits, not 0. Returns 0 for anything else.

@@ -57,7 +57,8 @@ static struct quoted quote(struct span span) {
 	return quoted;
 }
 
-enum softmig_limits_status softmig_limits_refuse(struct softmig_limits_error *error, int line, const char *format, ...) {
+enum softmig_limits_status softmig_limits_refuse(struct softmig_limits_error *error, int line, const char *format,
+                                                 ...) {
 	if (error != NULL) {
 		va_list list;
 		va_start(list, format);
@@ -181,8 +182,8 @@ static bool parse_choice(struct span value, int highest, int *choice) {
 	return true;
 }
 
-static enum softmig_limits_status refuse_value(struct softmig_limits_parser *parser, struct span name, struct span value,
-                                               const char *expected) {
+static enum softmig_limits_status refuse_value(struct softmig_limits_parser *parser, struct span name,
+                                               struct span value, const char *expected) {
 	return softmig_limits_refuse(parser->error, parser->line, "%s is '%s', which is not %s", quote(name).text,
 	                             quote(value).text, expected);
 }
@@ -194,7 +195,8 @@ static enum softmig_limits_status store(struct softmig_limits_parser *parser, co
 	int choice = 0;
 	switch (key->kind) {
 	case KIND_MEMORY:
-		if (!softmig_limits_parse_bytes(value.text, value.length, gpu < 0 ? &parser->memory_bytes : &limits->memory_bytes[gpu]))
+		if (!softmig_limits_parse_bytes(value.text, value.length,
+		                                gpu < 0 ? &parser->memory_bytes : &limits->memory_bytes[gpu]))
 			return refuse_value(parser, name, value, "a size such as 12288M or 24G (K, M, G, T, at least 1 byte)");
 		limits->has_memory = true;
 		break;
@@ -262,7 +264,8 @@ static enum softmig_limits_status parse_line(struct softmig_limits_parser *parse
 	if (memchr(line.text, '\0', line.length) != NULL)
 		return softmig_limits_refuse(parser->error, parser->line, "holds a NUL byte");
 	if (parser->line == 1 && starts_with(line, "\xef\xbb\xbf"))
-		return softmig_limits_refuse(parser->error, parser->line, "starts with a byte order mark; plain text is expected");
+		return softmig_limits_refuse(parser->error, parser->line,
+		                             "starts with a byte order mark; plain text is expected");
 	if (line.length > 0 && line.text[line.length - 1] == '\r')
 		line.length--;
 	for (size_t i = 0; i < line.length; i++) {
@@ -274,13 +277,15 @@ static enum softmig_limits_status parse_line(struct softmig_limits_parser *parse
 		return SOFTMIG_LIMITS_OK;
 	const char *equal = memchr(line.text, '=', line.length);
 	if (equal == NULL)
-		return softmig_limits_refuse(parser->error, parser->line, "'%s' has no '='; KEY=VALUE is expected", quote(line).text);
+		return softmig_limits_refuse(parser->error, parser->line, "'%s' has no '='; KEY=VALUE is expected",
+		                             quote(line).text);
 	size_t before = (size_t)(equal - line.text);
 	struct span name = trim((struct span){line.text, before}), suffix;
 	struct span value = trim((struct span){equal + 1, line.length - before - 1});
 	for (size_t i = 0; i < sizeof(environment_only) / sizeof(environment_only[0]); i++) {
 		if (equals(name, environment_only[i]))
-			return softmig_limits_refuse(parser->error, parser->line, "%s is for the environment only", environment_only[i]);
+			return softmig_limits_refuse(parser->error, parser->line, "%s is for the environment only",
+			                             environment_only[i]);
 	}
 	const struct key *key = find_key(name, &suffix);
 	if (key == NULL)
@@ -312,7 +317,8 @@ bool softmig_limits_parser_feed(struct softmig_limits_parser *parser, const char
 		} else if (text[i] == '\n') {
 			end_line(parser);
 		} else if (parser->line_length == sizeof(parser->text)) {
-			softmig_limits_refuse(parser->error, parser->line + 1, "is longer than %d characters", SOFTMIG_LIMITS_LINE_BYTES);
+			softmig_limits_refuse(parser->error, parser->line + 1, "is longer than %d characters",
+			                      SOFTMIG_LIMITS_LINE_BYTES);
 			parser->failed = true;
 		} else {
 			parser->text[parser->line_length++] = text[i];

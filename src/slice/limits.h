@@ -8,7 +8,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#define SOFTMIG_MAX_GPUS 16
+#define SOFTMIG_MAX_GPUS  16
 #define SOFTMIG_STATE_DIR "/var/run/softmig"
 
 enum softmig_share_mode { SOFTMIG_SHARE_CAP, SOFTMIG_SHARE_BORROW };
@@ -17,11 +17,12 @@ struct softmig_limits {
 	uint64_t memory_bytes[SOFTMIG_MAX_GPUS]; // per GPU number that the program sees; 0: no limit
 	uint8_t sm_pct[SOFTMIG_MAX_GPUS];        // 1..99; 100: no limit (0 in the file is stored as 100)
 	bool has_memory;                         // some memory key is present
-	bool has_sm;                             // some SM key is present, even "no limit": launches are then hooked, so that it can change live
-	bool has_uuid[SOFTMIG_MAX_GPUS];         // key SOFTMIG_GPU_UUID_<i>=GPU-xxxxxxxx-...: entry i is for that GPU, whatever number the program gives it
-	uint8_t uuid[SOFTMIG_MAX_GPUS][16];      // as cuDeviceGetUuid gives it
+	bool has_sm; // some SM key is present, even "no limit": launches are then hooked, so that it can change live
+	bool has_uuid[SOFTMIG_MAX_GPUS];    // key SOFTMIG_GPU_UUID_<i>=GPU-xxxxxxxx-...: entry i is for that GPU, whatever
+	                                    // number the program gives it
+	uint8_t uuid[SOFTMIG_MAX_GPUS][16]; // as cuDeviceGetUuid gives it
 	bool oom_killer;
-	int log_level;                           // -1: not named
+	int log_level; // -1: not named
 	enum softmig_share_mode share_mode;
 };
 
@@ -51,22 +52,22 @@ bool softmig_limits_parse_pct(const char *text, size_t length, uint8_t *pct);
 // "GPU-8-4-4-4-12" (any case) into 16 bytes.
 bool softmig_limits_parse_uuid(const char *text, size_t length, uint8_t uuid[16]);
 
-// The whole text of a limit file: lines KEY=VALUE. Blanks around key and value, a carriage return at the end of a line, empty
-// lines, comments (# at the start of a line or after a blank) and a last line without a newline are accepted. Everything else is
-// BAD with its line: a line without '=', a key that is unknown (a newer file under an older library must not mean "unlimited"),
-// belongs in the environment only or is given twice, a GPU number over 15, a value outside its grammar, a NUL byte, a byte
-// order mark. A text without a single key is BAD too: it is what a full disk leaves of a file.
-// A key with _<i> overrides the general one for GPU i, whichever comes first. On BAD, *limits is as after init.
+// The whole text of a limit file: lines KEY=VALUE. Blanks around key and value, a carriage return at the end of a line,
+// empty lines, comments (# at the start of a line or after a blank) and a last line without a newline are accepted.
+// Everything else is BAD with its line: a line without '=', a key that is unknown (a newer file under an older library
+// must not mean "unlimited"), belongs in the environment only or is given twice, a GPU number over 15, a value outside
+// its grammar, a NUL byte, a byte order mark. A text without a single key is BAD too: it is what a full disk leaves of
+// a file. A key with _<i> overrides the general one for GPU i, whichever comes first. On BAD, *limits is as after init.
 enum softmig_limits_status softmig_limits_parse(const char *text, size_t length, struct softmig_limits *limits,
                                                 struct softmig_limits_error *error);
 
-// The limit file of a job: state_dir/{job}.conf, else state_dir/{job}_{digits}.conf (two of these: BAD). Refuses (BAD) a link,
-// a file that is not regular, not owner_uid's (root: 0), writable by group or others, in a directory that is not owner_uid's, is a
-// link, or may be written by group or others, or that cannot be searched, larger than 64 KiB, or unreadable for any reason other
-// than not being there. Writers rename a finished file into place: a half written one cannot always be told from a whole one.
-// On OK and BAD, path (of path_size bytes) names the file; with a fault of the directory, the one that was looked for. Seen from
-// inside a user namespace, root's files bear the overflow uid (65534): there that is what owner_uid 0 means, and "root" of the
-// namespace, being the user, is refused.
+// The limit file of a job: state_dir/{job}.conf, else state_dir/{job}_{digits}.conf (two of these: BAD). Refuses (BAD)
+// a link, a file that is not regular, not owner_uid's (root: 0), writable by group or others, in a directory that is
+// not owner_uid's, is a link, or may be written by group or others, or that cannot be searched, larger than 64 KiB, or
+// unreadable for any reason other than not being there. Writers rename a finished file into place: a half written one
+// cannot always be told from a whole one. On OK and BAD, path (of path_size bytes) names the file; with a fault of the
+// directory, the one that was looked for. Seen from inside a user namespace, root's files bear the overflow uid
+// (65534): there that is what owner_uid 0 means, and "root" of the namespace, being the user, is refused.
 enum softmig_limits_status softmig_limits_load(const char *state_dir, uint64_t job, uid_t owner_uid,
                                                struct softmig_limits *limits, struct softmig_limits_error *error,
                                                char *path, size_t path_size);
@@ -74,9 +75,9 @@ enum softmig_limits_status softmig_limits_load(const char *state_dir, uint64_t j
 enum softmig_limits_status softmig_limits_load_path(const char *path, uid_t owner_uid, struct softmig_limits *limits,
                                                     struct softmig_limits_error *error);
 
-// From environ-like pairs, the same keys and grammar as in the file. ABSENT when no memory or SM limit is among them, whatever the
-// others say. Other variables are left alone; of a variable that is there twice the first counts, as with getenv.
-// BAD as in the file, with line 0.
+// From environ-like pairs, the same keys and grammar as in the file. ABSENT when no memory or SM limit is among them,
+// whatever the others say. Other variables are left alone; of a variable that is there twice the first counts, as with
+// getenv. BAD as in the file, with line 0.
 enum softmig_limits_status softmig_limits_from_environment(char *const *environment, struct softmig_limits *limits,
                                                            struct softmig_limits_error *error);
 #endif

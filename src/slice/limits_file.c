@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The limit file on disk: finding it, and every reason not to believe it. See limits.h. Everything is judged by fstat of
-// the descriptor that is then used, so nothing can be exchanged between the look and the use.
+// The limit file on disk: finding it, and every reason not to believe it. See limits.h. Everything is judged by fstat
+// of the descriptor that is then used, so nothing can be exchanged between the look and the use.
 #include "slice/limits.h"
 
 #include <dirent.h>
@@ -58,7 +58,8 @@ static uid_t owner_as_seen_here(uid_t owner_uid) {
 }
 
 // Opens the directory for look-ups. Returns the descriptor, or -1 with *status ABSENT or BAD.
-static int open_directory(const char *path, uid_t owner, struct softmig_limits_error *error, enum softmig_limits_status *status) {
+static int open_directory(const char *path, uid_t owner, struct softmig_limits_error *error,
+                          enum softmig_limits_status *status) {
 	*status = SOFTMIG_LIMITS_BAD;
 	// Without O_DIRECTORY, so that a link is opened as such and named as the fault.
 	int descriptor = softmig_sys_open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC, 0);
@@ -93,8 +94,8 @@ static enum softmig_limits_status check_file(const struct stat *file, uid_t owne
 	if (file->st_uid != owner)
 		return softmig_limits_refuse(error, 0, "belongs to uid %u, not to %u", file->st_uid, owner);
 	if ((file->st_mode & (S_IWGRP | S_IWOTH)) != 0)
-		return softmig_limits_refuse(error, 0, "may be written by group or others (mode %x%x%x)", file->st_mode >> 6 & 7,
-		                             file->st_mode >> 3 & 7, file->st_mode & 7);
+		return softmig_limits_refuse(error, 0, "may be written by group or others (mode %x%x%x)",
+		                             file->st_mode >> 6 & 7, file->st_mode >> 3 & 7, file->st_mode & 7);
 	if (file->st_size > SOFTMIG_LIMITS_FILE_BYTES)
 		return softmig_limits_refuse(error, 0, "is larger than %d KiB", SOFTMIG_LIMITS_FILE_BYTES / 1024);
 	return SOFTMIG_LIMITS_OK;
@@ -162,8 +163,8 @@ static bool is_array_name(const char *name, const char *prefix) {
 	return true;
 }
 
-// Looks for the one {job}_{digits}.conf. Slurm's raw job id is an array element's own, so whatever digits follow it, the file
-// is this job's; no variable is needed to find it.
+// Looks for the one {job}_{digits}.conf. Slurm's raw job id is an array element's own, so whatever digits follow it,
+// the file is this job's; no variable is needed to find it.
 static enum softmig_limits_status find_array_name(int directory, uint64_t job, char name[NAME_MAX + 1],
                                                   struct softmig_limits_error *error) {
 	char prefix[24];

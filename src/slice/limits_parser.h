@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The grammar of limits, fed piece by piece, for limits.c and limits_file.c only: a file of 64 KiB does not fit on the stack
-// of other people's threads. Owns: lines, keys, values. Must never: know where the text comes from.
+// The grammar of limits, fed piece by piece, for limits.c and limits_file.c only: a file of 64 KiB does not fit on the
+// stack of other people's threads. Owns: lines, keys, values. Must never: know where the text comes from.
 #ifndef SOFTMIG_SLICE_LIMITS_PARSER_H
 #define SOFTMIG_SLICE_LIMITS_PARSER_H
 #include "slice/limits.h"

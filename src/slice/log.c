@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The log: see log.h. Each message is one append of one line, so that the processes of a job can share a file without a lock.
+// The log: see log.h. Each message is one append of one line, so that the processes of a job can share a file without a
+// lock.
 #include "slice/log.h"
 
 #include <errno.h>
@@ -21,12 +22,12 @@
 
 static struct {
 	uint64_t job;
-	char array_task[24];          // digits, empty: no array element
-	char file[PATH_MAX];          // SOFTMIG_LOG_FILE, empty: not given
-	char fallback[PATH_MAX];      // $SLURM_TMPDIR/softmig_{job}.log, empty: none
+	char array_task[24];     // digits, empty: no array element
+	char file[PATH_MAX];     // SOFTMIG_LOG_FILE, empty: not given
+	char fallback[PATH_MAX]; // $SLURM_TMPDIR/softmig_{job}.log, empty: none
 	int environment_level;
 	_Atomic int level;
-	_Atomic bool ready;           // released last by init: what is above is then fixed
+	_Atomic bool ready; // released last by init: what is above is then fixed
 } log_state;
 
 static int level_of_variable(const char *name) {
@@ -46,7 +47,8 @@ static void copy_variables(uint64_t job) {
 		softmig_format(log_state.array_task, sizeof(log_state.array_task), "%llu", (unsigned long long)task);
 	value = getenv("SLURM_TMPDIR");
 	if (value != NULL && value[0] == '/' && strlen(value) < sizeof(log_state.fallback) - 64)
-		softmig_format(log_state.fallback, sizeof(log_state.fallback), "%s/softmig_%llu.log", value, (unsigned long long)job);
+		softmig_format(log_state.fallback, sizeof(log_state.fallback), "%s/softmig_%llu.log", value,
+		               (unsigned long long)job);
 }
 
 void softmig_log_init(uint64_t job, int level) {
@@ -68,15 +70,16 @@ void softmig_log_init(uint64_t job, int level) {
 void softmig_log_set_level(int level) {
 	if (level < 0)
 		level = log_state.environment_level;
-	atomic_store_explicit(&log_state.level, level > SOFTMIG_LOG_TRACE ? SOFTMIG_LOG_TRACE : level, memory_order_relaxed);
+	atomic_store_explicit(&log_state.level, level > SOFTMIG_LOG_TRACE ? SOFTMIG_LOG_TRACE : level,
+	                      memory_order_relaxed);
 }
 
 int softmig_log_level(void) {
 	return atomic_load_explicit(&log_state.level, memory_order_relaxed);
 }
 
-// The descriptor of path, at least 3: in a program that closed its standard descriptors, another thread's printf must not
-// land in the log. Until ours is open, what is free below 3 is held by descriptors that cannot be read or written.
+// The descriptor of path, at least 3: in a program that closed its standard descriptors, another thread's printf must
+// not land in the log. Until ours is open, what is free below 3 is held by descriptors that cannot be read or written.
 static int open_above_standard(const char *path, int flags) {
 	int held[3], count = 0, descriptor = -1;
 	for (int standard = 0; standard < 3; standard++) {
@@ -104,7 +107,8 @@ out:
 static bool append(const char *path, bool anyone, const char *line, size_t length) {
 	static const char full[] = "this log is full\n";
 	// A FIFO without a reader, a dead NFS lock, a terminal: O_NONBLOCK and O_NOCTTY, and then regular files only.
-	int descriptor = open_above_standard(path, O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+	int descriptor =
+		open_above_standard(path, O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
 	if (descriptor < 0)
 		return false;
 	struct stat file;
@@ -136,8 +140,8 @@ static void append_to_destination(const char *line, size_t length) {
 		append(log_state.fallback, false, line, length);
 }
 
-// Days since 1970-01-01 as year, month and day of the proleptic Gregorian calendar, counted from 1 March so that the leap
-// day comes last. gmtime_r reads time zone files under a lock.
+// Days since 1970-01-01 as year, month and day of the proleptic Gregorian calendar, counted from 1 March so that the
+// leap day comes last. gmtime_r reads time zone files under a lock.
 static void civil_date(int64_t days, int *year, int *month, int *day) {
 	days += 719468; // to 0000-03-01
 	int64_t era = days / 146097, day_of_era = days % 146097;
@@ -158,7 +162,8 @@ static size_t put_prefix(char *line, size_t size, enum softmig_log_kind kind) {
 	civil_date(seconds / 86400, &year, &month, &day);
 	int of_day = (int)(seconds % 86400);
 	return softmig_format(line, size, "%04d-%02d-%02dT%02d:%02d:%02d.%03dZ %d %s: ", year, month, day, of_day / 3600,
-	                      of_day / 60 % 60, of_day % 60, (int)(now.tv_nsec / 1000000), (int)softmig_sys_getpid(), names[kind]);
+	                      of_day / 60 % 60, of_day % 60, (int)(now.tv_nsec / 1000000), (int)softmig_sys_getpid(),
+	                      names[kind]);
 }
 
 // Puts message behind the prefix in line, escaped, and a newline. Returns the whole length.
@@ -178,8 +183,8 @@ static size_t put_message(char *line, size_t size, size_t length, const char *me
 	return length + softmig_format(line + length, size - length, "%s\n", cut ? "..." : "");
 }
 
-// The signals that a write can raise: a reader gone, a file size limit. They are kept from the program while we write, and
-// taken back if they came of it; one that was already waiting stays.
+// The signals that a write can raise: a reader gone, a file size limit. They are kept from the program while we write,
+// and taken back if they came of it; one that was already waiting stays.
 struct held_signals {
 	sigset_t mask, before;
 };
@@ -190,7 +195,8 @@ static void hold_signals(struct held_signals *held) {
 	sigaddset(&block, SIGPIPE);
 	sigaddset(&block, SIGXFSZ);
 	sigpending(&held->before);
-	sigprocmask(SIG_BLOCK, &block, &held->mask); // this thread's, on Linux; pthread_sigmask's symbol is newer than allowed
+	sigprocmask(SIG_BLOCK, &block,
+	            &held->mask); // this thread's, on Linux; pthread_sigmask's symbol is newer than allowed
 }
 
 static void release_signals(const struct held_signals *held) {
@@ -211,7 +217,8 @@ static void release_signals(const struct held_signals *held) {
 void softmig_log(enum softmig_log_kind kind, const char *format, ...) {
 	int level = softmig_log_level();
 	// Acquire: pairs with init's release.
-	if (!atomic_load_explicit(&log_state.ready, memory_order_acquire) || (int)kind > level || (int)kind < SOFTMIG_LOG_ERROR)
+	if (!atomic_load_explicit(&log_state.ready, memory_order_acquire) || (int)kind > level ||
+	    (int)kind < SOFTMIG_LOG_ERROR)
 		return;
 	int saved_errno = errno;
 	char message[SOFTMIG_LOG_LINE_BYTES], line[SOFTMIG_LOG_LINE_BYTES];

@@ -50,8 +50,8 @@ static void read_line(const char *line, size_t length, uint64_t *best, unsigned 
 			continue;
 		depth++;
 		uint64_t uid, job;
-		if (parent.length > 0 && (is_scope(parent) || numbered(parent, "uid_", &uid)) && numbered(name, "job_", &job) && job > 0 &&
-		    (*best == 0 || depth < *best_depth)) {
+		if (parent.length > 0 && (is_scope(parent) || numbered(parent, "uid_", &uid)) && numbered(name, "job_", &job) &&
+		    job > 0 && (*best == 0 || depth < *best_depth)) {
 			*best = job;
 			*best_depth = depth;
 		}

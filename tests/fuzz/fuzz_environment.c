@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The environment's form: one variable a line of the input. What is accepted there is accepted in a file of the same lines, unless
-// the file is stricter by rule (twice, unknown, environment only, blanks and comments).
+// The environment's form: one variable a line of the input. What is accepted there is accepted in a file of the same
+// lines, unless the file is stricter by rule (twice, unknown, environment only, blanks and comments).
 #include <string.h>
 
 #include "fuzz.h"

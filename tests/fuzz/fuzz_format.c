@@ -25,13 +25,13 @@ static uint64_t next_number(void) {
 	return next() % 2 == 0 ? number : ~number;
 }
 
-#define SAME(...) \
-	do { \
-		size_t length = softmig_format(ours, room, __VA_ARGS__); \
-		int whole = snprintf(libc, room, __VA_ARGS__); \
-		CHECK(whole >= 0 && strcmp(ours, libc) == 0); \
-		CHECK(length == ((size_t)whole < room ? (size_t)whole : room - 1)); \
-		CHECK(guard[room] == 0x5a); \
+#define SAME(...)                                                                                                      \
+	do {                                                                                                               \
+		size_t length = softmig_format(ours, room, __VA_ARGS__);                                                       \
+		int whole = snprintf(libc, room, __VA_ARGS__);                                                                 \
+		CHECK(whole >= 0 && strcmp(ours, libc) == 0);                                                                  \
+		CHECK(length == ((size_t)whole < room ? (size_t)whole : room - 1));                                            \
+		CHECK(guard[room] == 0x5a);                                                                                    \
 	} while (0)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
@@ -55,15 +55,34 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 		text[sizeof(text) - 1] = '\0';
 		uint64_t number = next_number();
 		switch (next() % 8) {
-		case 0: snprintf(format, sizeof(format), "a%%%s%sd|%%s", flags, width); SAME(format, (int)number, text); break;
-		case 1: snprintf(format, sizeof(format), "%%%s%slld|%%u", flags, width); SAME(format, (long long)number, (unsigned)number); break;
-		case 2: snprintf(format, sizeof(format), "%%%s%slx|%%c", flags, width); SAME(format, (unsigned long)number, text[0]); break;
-		case 3: snprintf(format, sizeof(format), "%%%s%szu|%%%%", flags, width); SAME(format, (size_t)number); break;
-		case 4: snprintf(format, sizeof(format), "%%%s%ss|%%.*s", strcmp(flags, "-") == 0 ? flags : "", width);
+		case 0:
+			snprintf(format, sizeof(format), "a%%%s%sd|%%s", flags, width);
+			SAME(format, (int)number, text);
+			break;
+		case 1:
+			snprintf(format, sizeof(format), "%%%s%slld|%%u", flags, width);
+			SAME(format, (long long)number, (unsigned)number);
+			break;
+		case 2:
+			snprintf(format, sizeof(format), "%%%s%slx|%%c", flags, width);
+			SAME(format, (unsigned long)number, text[0]);
+			break;
+		case 3:
+			snprintf(format, sizeof(format), "%%%s%szu|%%%%", flags, width);
+			SAME(format, (size_t)number);
+			break;
+		case 4:
+			snprintf(format, sizeof(format), "%%%s%ss|%%.*s", strcmp(flags, "-") == 0 ? flags : "", width);
 			SAME(format, text, (int)(number % 70), text);
 			break;
-		case 5: snprintf(format, sizeof(format), "%%%s%shhd|%%hu", flags, width); SAME(format, (signed char)number, (unsigned short)number); break;
-		case 6: snprintf(format, sizeof(format), "%%%s%sX|%%5.3s", flags, width); SAME(format, (unsigned)number, text); break;
+		case 5:
+			snprintf(format, sizeof(format), "%%%s%shhd|%%hu", flags, width);
+			SAME(format, (signed char)number, (unsigned short)number);
+			break;
+		case 6:
+			snprintf(format, sizeof(format), "%%%s%sX|%%5.3s", flags, width);
+			SAME(format, (unsigned)number, text);
+			break;
 		default: SAME("%s|%jd|%i", text, (intmax_t)number, (int)number); break;
 		}
 	}

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// JSON as the tools write it, with names that are any bytes: one value comes out, and a strict reading of it finds its end.
+// JSON as the tools write it, with names that are any bytes: one value comes out, and a strict reading of it finds its
+// end.
 #include <string.h>
 
 #include "cli/json.h"
@@ -20,7 +21,11 @@ static void expect(char character) {
 // The code point at the cursor; ends the run on anything that is no UTF-8.
 static void character(void) {
 	unsigned char first = (unsigned char)*at;
-	int more = first < 0x80 ? 0 : first >= 0xc2 && first < 0xe0 ? 1 : first >= 0xe0 && first < 0xf0 ? 2 : first >= 0xf0 && first < 0xf5 ? 3 : -1;
+	int more = first < 0x80                    ? 0
+	           : first >= 0xc2 && first < 0xe0 ? 1
+	           : first >= 0xe0 && first < 0xf0 ? 2
+	           : first >= 0xf0 && first < 0xf5 ? 3
+	                                           : -1;
 	CHECK(more >= 0 && end - at > more);
 	uint32_t point = more == 0 ? first : more == 1 ? first & 0x1fu : more == 2 ? first & 0x0fu : first & 0x07u;
 	for (int i = 1; i <= more; i++) {
@@ -75,7 +80,8 @@ static void value(int depth) {
 	} else {
 		size_t length = strspn(at, "-+.0123456789eEtruefalsn");
 		CHECK(length > 0);
-		CHECK(strncmp(at, "true", 4) == 0 || strncmp(at, "false", 5) == 0 || strncmp(at, "null", 4) == 0 || *at == '-' || (*at >= '0' && *at <= '9'));
+		CHECK(strncmp(at, "true", 4) == 0 || strncmp(at, "false", 5) == 0 || strncmp(at, "null", 4) == 0 ||
+		      *at == '-' || (*at >= '0' && *at <= '9'));
 		at += length;
 	}
 }

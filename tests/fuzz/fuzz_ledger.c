@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A ledger that others have scribbled on. The first byte chooses: the input is the file itself; or a list of steps on a good
-// ledger, with scribbles between them (nothing may crash, hang or write outside the map); or the same steps without a
-// scribble, where every answer is checked against a plain sum.
+// A ledger that others have scribbled on. The first byte chooses: the input is the file itself; or a list of steps on a
+// good ledger, with scribbles between them (nothing may crash, hang or write outside the map); or the same steps
+// without a scribble, where every answer is checked against a plain sum.
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -74,7 +74,8 @@ static void content_of_the_input(void) {
 	bool create = next() % 2 == 0;
 	size_t size = next() % 4 == 0 ? sizeof(copy) : left;
 	int descriptor = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-	CHECK(descriptor >= 0 && write(descriptor, input, left) == (ssize_t)left && ftruncate(descriptor, (off_t)size) == 0);
+	CHECK(descriptor >= 0 && write(descriptor, input, left) == (ssize_t)left &&
+	      ftruncate(descriptor, (off_t)size) == 0);
 	struct softmig_ledger ledger;
 	int error = softmig_ledger_open(&ledger, path, geteuid(), create);
 	CHECK(error == 0 || error == EINVAL);
@@ -82,7 +83,8 @@ static void content_of_the_input(void) {
 	CHECK(fstat(descriptor, &file) == 0);
 	if (error != 0) { // refused: untouched
 		static uint8_t now[4096];
-		CHECK(file.st_size == (off_t)size && pread(descriptor, now, left, 0) == (ssize_t)left && memcmp(now, input, left) == 0);
+		CHECK(file.st_size == (off_t)size && pread(descriptor, now, left, 0) == (ssize_t)left &&
+		      memcmp(now, input, left) == 0);
 		CHECK(ledger.file == NULL);
 	} else {
 		CHECK(file.st_size >= (off_t)sizeof(copy));

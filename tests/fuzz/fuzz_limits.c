@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// The text of a limit file: whatever it is, it is understood within the ranges or refused with a printable reason, and it does not
-// matter in which pieces it comes.
+// The text of a limit file: whatever it is, it is understood within the ranges or refused with a printable reason, and
+// it does not matter in which pieces it comes.
 #include <string.h>
 
 #include "fuzz.h"
 #include "slice/limits_parser.h"
 
-static void check(enum softmig_limits_status status, const struct softmig_limits *limits, const struct softmig_limits_error *error) {
+static void check(enum softmig_limits_status status, const struct softmig_limits *limits,
+                  const struct softmig_limits_error *error) {
 	if (status == SOFTMIG_LIMITS_OK) {
 		for (int gpu = 0; gpu < SOFTMIG_MAX_GPUS; gpu++) {
 			CHECK(limits->memory_bytes[gpu] <= INT64_MAX);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// /etc/ld.so.preload with any content: what is added is there, what is removed is not, and adding and removing gives back the
-// text, so that nothing of others is lost. The second line of the input's first bytes is the entry.
+// /etc/ld.so.preload with any content: what is added is there, what is removed is not, and adding and removing gives
+// back the text, so that nothing of others is lost. The second line of the input's first bytes is the entry.
 #include <string.h>
 
 #include "cli/preload_text.h"

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// The gate among neighbours whose pages say anything, at any moment, and with bucket words that the job's own processes scribbled
-// on. Nothing may crash or overflow; and what neighbours alone do must not keep a launch waiting for ever: the worst that a page can
-// bring about is plain time-slicing, after a while that the job's weight explains.
+// The gate among neighbours whose pages say anything, at any moment, and with bucket words that the job's own processes
+// scribbled on. Nothing may crash or overflow; and what neighbours alone do must not keep a launch waiting for ever:
+// the worst that a page can bring about is plain time-slicing, after a while that the job's weight explains.
 #include <string.h>
 
 #include "fuzz.h"
 #include "slice/gate.h"
 
-#define MS UINT64_C(1000000)
+#define MS      UINT64_C(1000000)
 #define ACTIONS 48
-// turn.c gives up the turns after waiting (10 + 0.4 x weight + 1.5 x others) ms more than the weight explains, reckoned at 0.9 % of
-// the time per point of weight: 6.7 s at a weight of 1 beside 32 others. Tokens of a share of 1 % take 0.2 s more.
+// turn.c gives up the turns after waiting (10 + 0.4 x weight + 1.5 x others) ms more than the weight explains, reckoned
+// at 0.9 % of the time per point of weight: 6.7 s at a weight of 1 beside 32 others. Tokens of a share of 1 % take 0.2
+// s more.
 #define PATIENCE_NS (12000 * MS)
 
 static const uint8_t *input;
@@ -83,7 +84,8 @@ static void disturb(void) {
 }
 
 static void launch(unsigned pct, bool patient) {
-	struct softmig_gate_ask ask = {.now_ns = now_ns, .pct = pct, .borrow = next() % 2 == 0, .estimate_ns = (uint64_t)next() << (next() % 18)};
+	struct softmig_gate_ask ask = {
+		.now_ns = now_ns, .pct = pct, .borrow = next() % 2 == 0, .estimate_ns = (uint64_t)next() << (next() % 18)};
 	uint64_t began_ns = now_ns, drained_ns = now_ns + ((uint64_t)next() << (next() % 16));
 	for (unsigned round = 0;; round++) {
 		disturb();
@@ -94,7 +96,8 @@ static void launch(unsigned pct, bool patient) {
 		uint64_t pct_now = own.pct;
 		CHECK(pct_now <= 100);
 		if (answer.reason == SOFTMIG_GATE_GO) {
-			softmig_gate_bill(&gate, &share, pct, ask.borrow, now_ns, now_ns + ask.estimate_ns, now_ns + ask.estimate_ns);
+			softmig_gate_bill(&gate, &share, pct, ask.borrow, now_ns, now_ns + ask.estimate_ns,
+			                  now_ns + ask.estimate_ns);
 			now_ns += ask.estimate_ns;
 			return;
 		}
@@ -102,7 +105,8 @@ static void launch(unsigned pct, bool patient) {
 		// Nobody sleeps for long on what others wrote: limits may change meanwhile.
 		CHECK(answer.until_ns <= now_ns + 1000 * MS);
 		if (patient && now_ns > began_ns + PATIENCE_NS) {
-			fprintf(stderr, "still waiting after %llu ms, reason %d\n", (unsigned long long)((now_ns - began_ns) / MS), (int)answer.reason);
+			fprintf(stderr, "still waiting after %llu ms, reason %d\n", (unsigned long long)((now_ns - began_ns) / MS),
+			        (int)answer.reason);
 			CHECK(now_ns <= began_ns + PATIENCE_NS);
 		}
 		if (!patient && round > 200)

@@ -71,9 +71,9 @@ static void check_uuid(const char *data, size_t size) {
 		return;
 	}
 	char text[41];
-	snprintf(text, sizeof(text), "GPU-%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", uuid[0], uuid[1],
-	         uuid[2], uuid[3], uuid[4], uuid[5], uuid[6], uuid[7], uuid[8], uuid[9], uuid[10], uuid[11], uuid[12], uuid[13],
-	         uuid[14], uuid[15]);
+	snprintf(text, sizeof(text), "GPU-%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", uuid[0],
+	         uuid[1], uuid[2], uuid[3], uuid[4], uuid[5], uuid[6], uuid[7], uuid[8], uuid[9], uuid[10], uuid[11],
+	         uuid[12], uuid[13], uuid[14], uuid[15]);
 	CHECK(size == 40 && strncasecmp(text, data, 40) == 0);
 }
 

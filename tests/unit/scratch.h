@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Places that a test may soil: a folder of its own, and, as root, a mount namespace in which /var/run, /var/log and /proc
-// can be covered without touching the machine's.
+// Places that a test may soil: a folder of its own, and, as root, a mount namespace in which /var/run, /var/log and
+// /proc can be covered without touching the machine's.
 #ifndef SOFTMIG_TESTS_SCRATCH_H
 #define SOFTMIG_TESTS_SCRATCH_H
 #include <fcntl.h>

@@ -8,13 +8,13 @@
 #include "cmocka_all.h"
 #include "slice/format.h"
 
-#define ASSERT_SAME(...) \
-	do { \
-		char ours[256], libc[256]; \
-		size_t length = softmig_format(ours, sizeof(ours), __VA_ARGS__); \
-		int expected = snprintf(libc, sizeof(libc), __VA_ARGS__); \
-		assert_string_equal(ours, libc); \
-		assert_int_equal(length, expected); \
+#define ASSERT_SAME(...)                                                                                               \
+	do {                                                                                                               \
+		char ours[256], libc[256];                                                                                     \
+		size_t length = softmig_format(ours, sizeof(ours), __VA_ARGS__);                                               \
+		int expected = snprintf(libc, sizeof(libc), __VA_ARGS__);                                                      \
+		assert_string_equal(ours, libc);                                                                               \
+		assert_int_equal(length, expected);                                                                            \
 	} while (0)
 
 static void it_formats_like_printf(void **state) {
@@ -79,8 +79,8 @@ static void decimals_are_digits_within_the_maximum_and_nothing_else(void **state
 	assert_true(softmig_parse_decimal("0012345", 4, 100, &value)); // the first four characters
 	assert_int_equal(value, 12);
 	value = 99;
-	static const char *const refused[] = {"", "-1", "+1", " 1", "1 ", "0x1", "1.0", "18446744073709551616",
-	                                      "99999999999999999999999999"};
+	static const char *const refused[] = {
+		"", "-1", "+1", " 1", "1 ", "0x1", "1.0", "18446744073709551616", "99999999999999999999999999"};
 	for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++)
 		assert_false(softmig_parse_decimal(refused[i], strlen(refused[i]), UINT64_MAX, &value));
 	assert_false(softmig_parse_decimal("9", 1, 5, &value));

@@ -17,9 +17,10 @@ static void cgroup_v1_names_the_job(void **state) {
 	assert_int_equal(job_in("4:memory:/slurm/uid_1000/job_123/step_0/task_0\n"), 123);
 	assert_int_equal(job_in("4:memory:/slurm_node7/uid_1000/job_123/step_batch\n"), 123);
 	assert_int_equal(job_in("4:memory:/slurm/uid_0/job_1"), 1);
-	assert_int_equal(job_in("11:cpuset:/\n10:devices:/system.slice/slurmd.service\n9:freezer:/slurm/uid_5/job_77/step_extern\n"
-	                        "0::/system.slice/slurmd.service\n"),
-	                 77);
+	assert_int_equal(
+		job_in("11:cpuset:/\n10:devices:/system.slice/slurmd.service\n9:freezer:/slurm/uid_5/job_77/step_extern\n"
+	           "0::/system.slice/slurmd.service\n"),
+		77);
 	assert_int_equal(job_in("5:cpu,cpuacct:/docker/ab12/slurm/uid_1/job_9/step_0\n"), 9);
 	assert_int_equal(job_in("1:name=systemd:/slurm/uid_1/job_9\n"), 9);
 }
@@ -29,23 +30,43 @@ static void cgroup_v2_names_the_job(void **state) {
 	assert_int_equal(job_in("0::/system.slice/slurmstepd.scope/job_42/step_0/user/task_0\n"), 42);
 	assert_int_equal(job_in("0::/system.slice/node-3_slurmstepd.scope/job_42/step_extern\n"), 42);
 	assert_int_equal(job_in("0::/gpu.slice/slurmstepd.scope/job_42\n"), 42);
-	assert_int_equal(job_in("0::/kubepods/pod1/system.slice/slurmstepd.scope/job_42/step_0/docker-abc.scope/init\n"), 42);
+	assert_int_equal(job_in("0::/kubepods/pod1/system.slice/slurmstepd.scope/job_42/step_0/docker-abc.scope/init\n"),
+	                 42);
 	assert_int_equal(job_in("0::/../../slurmstepd.scope/job_42/step_0\n"), 42);
 	assert_int_equal(job_in("0::/system.slice/slurmstepd.scope/job_4294967294/step_0\n"), 4294967294u);
 }
 
 static void what_is_not_slurms_is_no_job(void **state) {
 	(void)state;
-	static const char *const none[] = {
-		"", "\n", ":", "::", "0::/\n", "0::/user.slice/job_5\n", "0::/job_5/step_0\n",
-		"0::/user.slice/user-1000.slice/session-2.scope\n", "0::/system.slice/slurmstepd.scope/system\n",
-		"0::/system.slice/slurmstepd.scope\n", "0::/system.slice/slurmstepd.scope/step_0/job_5\n",
-		"0::/system.slice/slurmstepd.scopes/job_5\n", "0::/system.slice/evilslurmstepd.scope/job_5\n",
-		"0::/system.slice/slurmd.service/job_5\n", "4:memory:/slurm/job_5\n", "4:memory:/slurm/uid_/job_5\n",
-		"4:memory:/slurm/uid_1x/job_5\n", "4:memory:/slurm/uid_1/job_\n", "4:memory:/slurm/uid_1/job_0\n",
-		"4:memory:/slurm/uid_1/job_5x\n", "4:memory:/slurm/uid_1/job_-5\n", "4:memory:/slurm/uid_1/job_ 5\n",
-		"4:memory:/slurm/uid_1/xjob_5\n", "4:memory:/slurm/uid_1/step_0\n", "uid_1/job_5\n", "/uid_1/job_5\n",
-		"4:/uid_1/job_5\n", "1:a:/x/uid_1\n2:b:/job_5\n", "4:memory:/slurm/uid_1/job_99999999999999999999\n"};
+	static const char *const none[] = {"",
+	                                   "\n",
+	                                   ":",
+	                                   "::",
+	                                   "0::/\n",
+	                                   "0::/user.slice/job_5\n",
+	                                   "0::/job_5/step_0\n",
+	                                   "0::/user.slice/user-1000.slice/session-2.scope\n",
+	                                   "0::/system.slice/slurmstepd.scope/system\n",
+	                                   "0::/system.slice/slurmstepd.scope\n",
+	                                   "0::/system.slice/slurmstepd.scope/step_0/job_5\n",
+	                                   "0::/system.slice/slurmstepd.scopes/job_5\n",
+	                                   "0::/system.slice/evilslurmstepd.scope/job_5\n",
+	                                   "0::/system.slice/slurmd.service/job_5\n",
+	                                   "4:memory:/slurm/job_5\n",
+	                                   "4:memory:/slurm/uid_/job_5\n",
+	                                   "4:memory:/slurm/uid_1x/job_5\n",
+	                                   "4:memory:/slurm/uid_1/job_\n",
+	                                   "4:memory:/slurm/uid_1/job_0\n",
+	                                   "4:memory:/slurm/uid_1/job_5x\n",
+	                                   "4:memory:/slurm/uid_1/job_-5\n",
+	                                   "4:memory:/slurm/uid_1/job_ 5\n",
+	                                   "4:memory:/slurm/uid_1/xjob_5\n",
+	                                   "4:memory:/slurm/uid_1/step_0\n",
+	                                   "uid_1/job_5\n",
+	                                   "/uid_1/job_5\n",
+	                                   "4:/uid_1/job_5\n",
+	                                   "1:a:/x/uid_1\n2:b:/job_5\n",
+	                                   "4:memory:/slurm/uid_1/job_99999999999999999999\n"};
 	for (size_t i = 0; i < sizeof(none) / sizeof(none[0]); i++) {
 		if (job_in(none[i]) != 0)
 			fail_msg("a job was seen in '%s'", none[i]);
@@ -55,7 +76,8 @@ static void what_is_not_slurms_is_no_job(void **state) {
 
 static void what_a_user_creates_below_his_job_changes_nothing(void **state) {
 	(void)state;
-	assert_int_equal(job_in("0::/system.slice/slurmstepd.scope/job_5/step_0/user/task_0/slurmstepd.scope/job_999\n"), 5);
+	assert_int_equal(job_in("0::/system.slice/slurmstepd.scope/job_5/step_0/user/task_0/slurmstepd.scope/job_999\n"),
+	                 5);
 	assert_int_equal(job_in("0::/system.slice/slurmstepd.scope/job_5/job_999\n"), 5);
 	assert_int_equal(job_in("4:memory:/slurm/uid_7/job_5/uid_7/job_999\n"), 5);
 	assert_int_equal(job_in("0::/system.slice/slurmstepd.scope/job_5/step_0/uid_0/job_999\n"), 5);
@@ -163,7 +185,8 @@ static void a_job_far_into_a_long_file_is_found(void **state) {
 	assert_int_equal(softmig_job_find(0, false).id, 123456789);
 	uncover_cgroup();
 	for (size_t pad = 0; pad < 48; pad++) { // the job's number itself across the border of 2048 bytes
-		length = (size_t)snprintf(text, sizeof(text), "1::/%0*d\n0::/slurmstepd.scope/job_123456789/s\n", (int)(1990 + pad), 0);
+		length = (size_t)snprintf(text, sizeof(text), "1::/%0*d\n0::/slurmstepd.scope/job_123456789/s\n",
+		                          (int)(1990 + pad), 0);
 		pretend_cgroup(folder, text, length);
 		assert_int_equal(softmig_job_find(0, false).id, 123456789);
 		uncover_cgroup();

@@ -37,11 +37,25 @@ static void sizes_are_understood(void **state) {
 		const char *text;
 		uint64_t bytes;
 	} sizes[] = {
-		{"12288M", 12288ull << 20}, {"24G", 24ull << 30}, {"16g", 16ull << 30}, {"12GB", 12ull << 30},
-		{"12GiB", 12ull << 30}, {"12gib", 12ull << 30}, {"12Gb", 12ull << 30}, {"12gIB", 12ull << 30},
-		{"1048576k", 1ull << 30}, {"1048576K", 1ull << 30}, {"2T", 2ull << 40}, {"1tib", 1ull << 40},
-		{"1", 1}, {"4294967296", 4294967296}, {"007m", 7ull << 20}, {"1g", 1ull << 30},
-		{"9223372036854775807", INT64_MAX}, {"8388607T", 8388607ull << 40}, {"9007199254740991K", 9007199254740991ull << 10},
+		{"12288M", 12288ull << 20},
+		{"24G", 24ull << 30},
+		{"16g", 16ull << 30},
+		{"12GB", 12ull << 30},
+		{"12GiB", 12ull << 30},
+		{"12gib", 12ull << 30},
+		{"12Gb", 12ull << 30},
+		{"12gIB", 12ull << 30},
+		{"1048576k", 1ull << 30},
+		{"1048576K", 1ull << 30},
+		{"2T", 2ull << 40},
+		{"1tib", 1ull << 40},
+		{"1", 1},
+		{"4294967296", 4294967296},
+		{"007m", 7ull << 20},
+		{"1g", 1ull << 30},
+		{"9223372036854775807", INT64_MAX},
+		{"8388607T", 8388607ull << 40},
+		{"9007199254740991K", 9007199254740991ull << 10},
 	};
 	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
 		uint64_t bytes = 0;
@@ -52,11 +66,49 @@ static void sizes_are_understood(void **state) {
 
 static void doubtful_sizes_are_refused(void **state) {
 	(void)state;
-	static const char *const refused[] = {
-		"", "0", "0m", "0G", "00", "m", "G", "GiB", "-1", "+1", "-1G", "1.5G", "1,5G", "1e9", " 1G", "1G ", "1 G", "12Gi",
-		"12GBB", "12B", "12b", "12iB", "12X", "12P", "12MM", "12Mb/s", "0x10", "1G\n", "1G#", "1_000M", "unlimited", "inf", "50%",
-		"9223372036854775808", "18446744073709551616", "18446744073709551617", "8388608T", "9007199254740992K",
-		"8796093022208M", "8589934592G", "99999999999999999999999999999999G", "1\xc2\xa0G", "\xd9\xa1G"};
+	static const char *const refused[] = {"",
+	                                      "0",
+	                                      "0m",
+	                                      "0G",
+	                                      "00",
+	                                      "m",
+	                                      "G",
+	                                      "GiB",
+	                                      "-1",
+	                                      "+1",
+	                                      "-1G",
+	                                      "1.5G",
+	                                      "1,5G",
+	                                      "1e9",
+	                                      " 1G",
+	                                      "1G ",
+	                                      "1 G",
+	                                      "12Gi",
+	                                      "12GBB",
+	                                      "12B",
+	                                      "12b",
+	                                      "12iB",
+	                                      "12X",
+	                                      "12P",
+	                                      "12MM",
+	                                      "12Mb/s",
+	                                      "0x10",
+	                                      "1G\n",
+	                                      "1G#",
+	                                      "1_000M",
+	                                      "unlimited",
+	                                      "inf",
+	                                      "50%",
+	                                      "9223372036854775808",
+	                                      "18446744073709551616",
+	                                      "18446744073709551617",
+	                                      "8388608T",
+	                                      "9007199254740992K",
+	                                      "8796093022208M",
+	                                      "8589934592G",
+	                                      "99999999999999999999999999999999G",
+	                                      "1\xc2\xa0G",
+	                                      "\xd9\xa1G"};
 	for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
 		uint64_t bytes = 4711;
 		if (softmig_limits_parse_bytes(refused[i], strlen(refused[i]), &bytes))
@@ -81,8 +133,8 @@ static void percentages_are_0_to_100(void **state) {
 	pct = 7;
 	assert_true(softmig_limits_parse_pct("0", 1, &pct));
 	assert_int_equal(pct, 100); // no limit
-	static const char *const refused[] = {"", "101", "-1", "+5", "50%", "5.5", " 5", "5 ", "256", "300", "4294967346",
-	                                      "18446744073709551666", "x"};
+	static const char *const refused[] = {
+		"", "101", "-1", "+5", "50%", "5.5", " 5", "5 ", "256", "300", "4294967346", "18446744073709551666", "x"};
 	for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
 		pct = 7;
 		assert_false(softmig_limits_parse_pct(refused[i], strlen(refused[i]), &pct));
@@ -92,19 +144,26 @@ static void percentages_are_0_to_100(void **state) {
 
 static void uuids_are_sixteen_bytes(void **state) {
 	(void)state;
-	static const uint8_t expected[16] = {0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef, 0x01, 0x23, 0xfe, 0xdc, 0xba, 0x98, 0x76, 0x54};
+	static const uint8_t expected[16] = {0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef,
+	                                     0x01, 0x23, 0xfe, 0xdc, 0xba, 0x98, 0x76, 0x54};
 	uint8_t uuid[16];
-	static const char *const same[] = {"GPU-01234567-89ab-cdef-0123-fedcba987654", "gpu-01234567-89AB-CDEF-0123-FEDCBA987654"};
+	static const char *const same[] = {"GPU-01234567-89ab-cdef-0123-fedcba987654",
+	                                   "gpu-01234567-89AB-CDEF-0123-FEDCBA987654"};
 	for (size_t i = 0; i < 2; i++) {
 		memset(uuid, 0, sizeof(uuid));
 		assert_true(softmig_limits_parse_uuid(same[i], strlen(same[i]), uuid));
 		assert_memory_equal(uuid, expected, 16);
 	}
-	static const char *const refused[] = {
-		"", "GPU-", "MIG-01234567-89ab-cdef-0123-fedcba987654", "01234567-89ab-cdef-0123-fedcba987654",
-		"GPU-01234567-89ab-cdef-0123-fedcba98765", "GPU-01234567-89ab-cdef-0123-fedcba9876543",
-		"GPU-0123456789ab-cdef-0123-fedcba9876-54", "GPU-01234567-89ab-cdef-0123-fedcba98765g",
-		"GPU-01234567-89ab-cdef-0123-fedcba98765 ", "GPU-01234567_89ab_cdef_0123_fedcba987654"};
+	static const char *const refused[] = {"",
+	                                      "GPU-",
+	                                      "MIG-01234567-89ab-cdef-0123-fedcba987654",
+	                                      "01234567-89ab-cdef-0123-fedcba987654",
+	                                      "GPU-01234567-89ab-cdef-0123-fedcba98765",
+	                                      "GPU-01234567-89ab-cdef-0123-fedcba9876543",
+	                                      "GPU-0123456789ab-cdef-0123-fedcba9876-54",
+	                                      "GPU-01234567-89ab-cdef-0123-fedcba98765g",
+	                                      "GPU-01234567-89ab-cdef-0123-fedcba98765 ",
+	                                      "GPU-01234567_89ab_cdef_0123_fedcba987654"};
 	for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++)
 		assert_false(softmig_limits_parse_uuid(refused[i], strlen(refused[i]), uuid));
 	assert_memory_equal(uuid, expected, 16); // left alone
@@ -155,9 +214,10 @@ static void what_is_not_named_is_not_limited(void **state) {
 
 static void a_gpus_own_value_wins_whichever_comes_first(void **state) {
 	(void)state;
-	static const char *const both[] = {
-		"CUDA_DEVICE_MEMORY_LIMIT_1=2G\nCUDA_DEVICE_SM_LIMIT_15=10\nCUDA_DEVICE_MEMORY_LIMIT=1G\nCUDA_DEVICE_SM_LIMIT=50\n",
-		"CUDA_DEVICE_MEMORY_LIMIT=1G\nCUDA_DEVICE_SM_LIMIT=50\nCUDA_DEVICE_SM_LIMIT_15=10\nCUDA_DEVICE_MEMORY_LIMIT_1=2G\n"};
+	static const char *const both[] = {"CUDA_DEVICE_MEMORY_LIMIT_1=2G\nCUDA_DEVICE_SM_LIMIT_15=10\nCUDA_DEVICE_MEMORY_"
+	                                   "LIMIT=1G\nCUDA_DEVICE_SM_LIMIT=50\n",
+	                                   "CUDA_DEVICE_MEMORY_LIMIT=1G\nCUDA_DEVICE_SM_LIMIT=50\nCUDA_DEVICE_SM_LIMIT_15="
+	                                   "10\nCUDA_DEVICE_MEMORY_LIMIT_1=2G\n"};
 	for (int i = 0; i < 2; i++) {
 		assert_int_equal(parse(both[i]), SOFTMIG_LIMITS_OK);
 		for (int gpu = 0; gpu < SOFTMIG_MAX_GPUS; gpu++) {
@@ -165,7 +225,8 @@ static void a_gpus_own_value_wins_whichever_comes_first(void **state) {
 			assert_int_equal(limits.sm_pct[gpu], gpu == 15 ? 10 : 50);
 		}
 	}
-	assert_int_equal(parse("CUDA_DEVICE_SM_LIMIT=50\nCUDA_DEVICE_SM_LIMIT_2=0\nCUDA_DEVICE_MEMORY_LIMIT_0=3G\n"), SOFTMIG_LIMITS_OK);
+	assert_int_equal(parse("CUDA_DEVICE_SM_LIMIT=50\nCUDA_DEVICE_SM_LIMIT_2=0\nCUDA_DEVICE_MEMORY_LIMIT_0=3G\n"),
+	                 SOFTMIG_LIMITS_OK);
 	assert_int_equal(limits.sm_pct[2], 100);
 	assert_int_equal(limits.sm_pct[3], 50);
 	assert_int_equal(limits.memory_bytes[0], 3ull << 30);
@@ -203,13 +264,16 @@ static void faults_are_named_with_their_line(void **state) {
 	assert_bad("SOFTMIG_GPU_UUID=GPU-01234567-89ab-cdef-0123-fedcba987654\n", 1, "unknown key");
 	assert_bad("CUDA_DEVICE_MEMORY_LIMIT=1G\nSOFTMIG_LOG_FILE=/x\n", 2, "environment only");
 	assert_bad("CUDA_DEVICE_MEMORY_SHARED_CACHE=/x\n", 1, "environment only");
-	assert_bad("\xef\xbb\xbf" "CUDA_DEVICE_MEMORY_LIMIT=1G\n", 1, "byte order mark");
+	assert_bad("\xef\xbb\xbf"
+	           "CUDA_DEVICE_MEMORY_LIMIT=1G\n",
+	           1, "byte order mark");
 	assert_bad("C\0U", 1, "no '='");
 }
 
 static void gpu_numbers_are_0_to_15(void **state) {
 	(void)state;
-	static const char *const suffixes[] = {"16", "99", "", "-1", "00", "01", "1 ", "x", "1x", "18446744073709551616", "1_2"};
+	static const char *const suffixes[] = {"16", "99", "", "-1", "00", "01", "1 ", "x", "1x", "18446744073709551616",
+	                                       "1_2"};
 	for (size_t i = 0; i < sizeof(suffixes) / sizeof(suffixes[0]); i++) {
 		char text[128];
 		snprintf(text, sizeof(text), "CUDA_DEVICE_MEMORY_LIMIT_%s=1G\n", suffixes[i]);
@@ -305,9 +369,16 @@ static enum softmig_limits_status from(char *const *environment) {
 
 static void the_environment_says_the_same(void **state) {
 	(void)state;
-	char *const some[] = {(char *)"HOME=/root", (char *)"CUDA_DEVICE_MEMORY_LIMIT=1g", (char *)"CUDA_DEVICE_SM_LIMIT_1=50",
-	                      (char *)"ACTIVE_OOM_KILLER=1", (char *)"SOFTMIG_SHARE_MODE=borrow", (char *)"LIBCUDA_LOG_LEVEL=3",
-	                      (char *)"CUDA_DEVICE_MEMORY_LIMIT=2g", (char *)"SOFTMIG_LOG_FILE=/x", (char *)"nonsense", NULL};
+	char *const some[] = {(char *)"HOME=/root",
+	                      (char *)"CUDA_DEVICE_MEMORY_LIMIT=1g",
+	                      (char *)"CUDA_DEVICE_SM_LIMIT_1=50",
+	                      (char *)"ACTIVE_OOM_KILLER=1",
+	                      (char *)"SOFTMIG_SHARE_MODE=borrow",
+	                      (char *)"LIBCUDA_LOG_LEVEL=3",
+	                      (char *)"CUDA_DEVICE_MEMORY_LIMIT=2g",
+	                      (char *)"SOFTMIG_LOG_FILE=/x",
+	                      (char *)"nonsense",
+	                      NULL};
 	assert_int_equal(from(some), SOFTMIG_LIMITS_OK);
 	assert_int_equal(limits.memory_bytes[0], 1ull << 30); // the first, as getenv
 	assert_int_equal(limits.memory_bytes[15], 1ull << 30);
@@ -320,9 +391,16 @@ static void the_environment_says_the_same(void **state) {
 
 static void an_environment_without_limits_is_none(void **state) {
 	(void)state;
-	char *const other[] = {(char *)"PATH=/bin", (char *)"ACTIVE_OOM_KILLER=maybe", (char *)"SOFTMIG_LOG_LEVEL=9",
-	                       (char *)"CUDA_DEVICE_MEMORY_LIMITED=x", (char *)"CUDA_DEVICE_MEMORY_SHARED_CACHE=/x",
-	                       (char *)"XCUDA_DEVICE_MEMORY_LIMIT=1G", (char *)"CUDA_DEVICE_MEMORY_LIMIT", (char *)"=", (char *)"", NULL};
+	char *const other[] = {(char *)"PATH=/bin",
+	                       (char *)"ACTIVE_OOM_KILLER=maybe",
+	                       (char *)"SOFTMIG_LOG_LEVEL=9",
+	                       (char *)"CUDA_DEVICE_MEMORY_LIMITED=x",
+	                       (char *)"CUDA_DEVICE_MEMORY_SHARED_CACHE=/x",
+	                       (char *)"XCUDA_DEVICE_MEMORY_LIMIT=1G",
+	                       (char *)"CUDA_DEVICE_MEMORY_LIMIT",
+	                       (char *)"=",
+	                       (char *)"",
+	                       NULL};
 	assert_int_equal(from(other), SOFTMIG_LIMITS_ABSENT);
 	assert_no_limits(&limits);
 	assert_int_equal(from((char *const[]){NULL}), SOFTMIG_LIMITS_ABSENT);
@@ -332,9 +410,9 @@ static void an_environment_without_limits_is_none(void **state) {
 static void a_doubtful_environment_is_refused(void **state) {
 	(void)state;
 	static const char *const refused[][2] = {
-		{"CUDA_DEVICE_MEMORY_LIMIT=", "not a size"}, {"CUDA_DEVICE_MEMORY_LIMIT=0", "not a size"},
+		{"CUDA_DEVICE_MEMORY_LIMIT=", "not a size"},    {"CUDA_DEVICE_MEMORY_LIMIT=0", "not a size"},
 		{"CUDA_DEVICE_MEMORY_LIMIT=4 G", "not a size"}, {"CUDA_DEVICE_MEMORY_LIMIT_16=4G", "names no GPU"},
-		{"CUDA_DEVICE_SM_LIMIT=200", "0 to 100"}, {"CUDA_DEVICE_SM_LIMIT_x=2", "names no GPU"}};
+		{"CUDA_DEVICE_SM_LIMIT=200", "0 to 100"},       {"CUDA_DEVICE_SM_LIMIT_x=2", "names no GPU"}};
 	for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
 		char *const one[] = {(char *)(uintptr_t)refused[i][0], NULL};
 		assert_int_equal(from(one), SOFTMIG_LIMITS_BAD);

@@ -34,7 +34,8 @@ static enum softmig_limits_status load(uint64_t job) {
 	strcpy(path, "untouched");
 	int before = scratch_descriptors();
 	errno = 33;
-	enum softmig_limits_status status = softmig_limits_load(folder, job, geteuid(), &limits, &error, path, sizeof(path));
+	enum softmig_limits_status status =
+		softmig_limits_load(folder, job, geteuid(), &limits, &error, path, sizeof(path));
 	assert_int_equal(errno, 33);
 	assert_int_equal(scratch_descriptors(), before);
 	return status;
@@ -100,8 +101,9 @@ static void an_array_elements_file_is_found_by_the_raw_job_number(void **state) 
 
 static void other_names_are_not_the_jobs(void **state) {
 	(void)state;
-	static const char *const names[] = {"12_.conf", "12_x.conf", "12_7.conf.tmp", "12_7", "12_7.con", "x12_7.conf", ".12_7.conf",
-	                                    "112_7.conf", "12_-7.conf", "12_7 .conf", "012.conf", "12.CONF", "12 .conf", "12_7_8.conf"};
+	static const char *const names[] = {"12_.conf",   "12_x.conf",  "12_7.conf.tmp", "12_7",       "12_7.con",
+	                                    "x12_7.conf", ".12_7.conf", "112_7.conf",    "12_-7.conf", "12_7 .conf",
+	                                    "012.conf",   "12.CONF",    "12 .conf",      "12_7_8.conf"};
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
 		put(names[i], "CUDA_DEVICE_MEMORY_LIMIT=5G\n");
 	assert_int_equal(load(12), SOFTMIG_LIMITS_ABSENT);
@@ -363,8 +365,8 @@ static void in_a_user_namespace_root_is_still_the_hosts(void **state) {
 	assert_int_equal(in_child(become_root_of_a_user_namespace, load_roots), SOFTMIG_LIMITS_BAD);
 }
 
-// Another process exchanges the file for a link to a foreign file all the time: what is loaded is either the real thing or
-// refused, never what the link points to.
+// Another process exchanges the file for a link to a foreign file all the time: what is loaded is either the real thing
+// or refused, never what the link points to.
 static void an_exchange_between_look_and_use_gains_nothing(void **state) {
 	(void)state;
 	put("good", "CUDA_DEVICE_MEMORY_LIMIT=4G\n");

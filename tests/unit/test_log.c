@@ -15,11 +15,12 @@
 #include "scratch.h"
 #include "slice/log.h"
 
-#define LOG SOFTMIG_LOG_DIR "/7.log"
+#define LOG      SOFTMIG_LOG_DIR "/7.log"
 #define FALLBACK "/tmp/job/softmig_7.log"
 
 static void forget_variables(void) {
-	static const char *const names[] = {"SOFTMIG_LOG_FILE", "SOFTMIG_LOG_LEVEL", "LIBCUDA_LOG_LEVEL", "SLURM_TMPDIR", "SLURM_ARRAY_TASK_ID"};
+	static const char *const names[] = {"SOFTMIG_LOG_FILE", "SOFTMIG_LOG_LEVEL", "LIBCUDA_LOG_LEVEL", "SLURM_TMPDIR",
+	                                    "SLURM_ARRAY_TASK_ID"};
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
 		unsetenv(names[i]);
 }
@@ -27,17 +28,18 @@ static void forget_variables(void) {
 // A private machine: /var/log/softmig is there, /tmp/job is the job's folder.
 static bool private_machine(void) {
 	forget_variables();
-	return scratch_namespace() && scratch_cover("/var/log") && scratch_cover("/tmp") && mkdir(SOFTMIG_LOG_DIR, 01777) == 0 &&
-	       chmod(SOFTMIG_LOG_DIR, 01777) == 0 && mkdir("/tmp/job", 0777) == 0 && chmod("/tmp/job", 0777) == 0;
+	return scratch_namespace() && scratch_cover("/var/log") && scratch_cover("/tmp") &&
+	       mkdir(SOFTMIG_LOG_DIR, 01777) == 0 && chmod(SOFTMIG_LOG_DIR, 01777) == 0 && mkdir("/tmp/job", 0777) == 0 &&
+	       chmod("/tmp/job", 0777) == 0;
 }
 
 // In the child an assertion is this: what failed goes to the real standard error, kept at descriptor 200.
-#define EXPECT(condition) \
-	do { \
-		if (!(condition)) { \
-			dprintf(200, "line %d: %s\n", __LINE__, #condition); \
-			_exit(1); \
-		} \
+#define EXPECT(condition)                                                                                              \
+	do {                                                                                                               \
+		if (!(condition)) {                                                                                            \
+			dprintf(200, "line %d: %s\n", __LINE__, #condition);                                                       \
+			_exit(1);                                                                                                  \
+		}                                                                                                              \
 	} while (0)
 
 static void in_child(void (*body)(void)) {
@@ -84,20 +86,29 @@ static void a_line(void) {
 	EXPECT(scratch_descriptors() == before);
 	const char *text = scratch_read(LOG);
 	int year, month, day, hour, minute, second, milli, pid, length = 0;
-	EXPECT(sscanf(text, "%4d-%2d-%2dT%2d:%2d:%2d.%3dZ %d error: refused it: -5 of 12%n", &year, &month, &day, &hour, &minute, &second,
-	              &milli, &pid, &length) == 8);
+	EXPECT(sscanf(text, "%4d-%2d-%2dT%2d:%2d:%2d.%3dZ %d error: refused it: -5 of 12%n", &year, &month, &day, &hour,
+	              &minute, &second, &milli, &pid, &length) == 8);
 	EXPECT(pid == getpid());
 	EXPECT(strcmp(text + length, "\n") == 0);
-	struct tm when = {.tm_year = year - 1900, .tm_mon = month - 1, .tm_mday = day, .tm_hour = hour, .tm_min = minute, .tm_sec = second};
+	struct tm when = {.tm_year = year - 1900,
+	                  .tm_mon = month - 1,
+	                  .tm_mday = day,
+	                  .tm_hour = hour,
+	                  .tm_min = minute,
+	                  .tm_sec = second};
 	time_t written = timegm(&when), now = time(NULL);
 	EXPECT(written <= now && written >= now - 5);
 	struct stat file;
 	EXPECT(stat(LOG, &file) == 0 && (file.st_mode & 07777) == 0600);
 }
-static void a_message_is_one_dated_line(void **state) { (void)state; in_child(a_line); }
+static void a_message_is_one_dated_line(void **state) {
+	(void)state;
+	in_child(a_line);
+}
 
 static void levels(void) {
-	static const enum softmig_log_kind kinds[] = {SOFTMIG_LOG_ERROR, SOFTMIG_LOG_WARN, SOFTMIG_LOG_DEBUG, SOFTMIG_LOG_INFO, SOFTMIG_LOG_TRACE};
+	static const enum softmig_log_kind kinds[] = {SOFTMIG_LOG_ERROR, SOFTMIG_LOG_WARN, SOFTMIG_LOG_DEBUG,
+	                                              SOFTMIG_LOG_INFO, SOFTMIG_LOG_TRACE};
 	capture_stderr();
 	softmig_log(SOFTMIG_LOG_ERROR, "before init");
 	EXPECT(access(LOG, F_OK) != 0);
@@ -120,7 +131,10 @@ static void levels(void) {
 	EXPECT(count(scratch_read(LOG), "later") == 1);
 	EXPECT(strcmp(scratch_read("/tmp/stderr"), "") == 0);
 }
-static void the_level_decides_what_is_written_and_where(void **state) { (void)state; in_child(levels); }
+static void the_level_decides_what_is_written_and_where(void **state) {
+	(void)state;
+	in_child(levels);
+}
 
 static void environment_level(void) {
 	softmig_log_init(7, -1);
@@ -143,7 +157,10 @@ static void environment_level(void) {
 		EXPECT(softmig_log_level() == 0);
 	}
 }
-static void the_environment_names_a_level_where_the_limits_do_not(void **state) { (void)state; in_child(environment_level); }
+static void the_environment_names_a_level_where_the_limits_do_not(void **state) {
+	(void)state;
+	in_child(environment_level);
+}
 
 static void destinations(void) {
 	char name[96];
@@ -176,7 +193,10 @@ static void destinations(void) {
 	EXPECT(count(scratch_read(LOG), "chosen") == 0);
 	EXPECT(access(FALLBACK, F_OK) != 0);
 }
-static void each_process_has_its_destination(void **state) { (void)state; in_child(destinations); }
+static void each_process_has_its_destination(void **state) {
+	(void)state;
+	in_child(destinations);
+}
 
 static void fallback(void) {
 	EXPECT(rmdir(SOFTMIG_LOG_DIR) == 0);
@@ -203,7 +223,10 @@ static void fallback(void) {
 	softmig_log_init(7, 0);
 	softmig_log(SOFTMIG_LOG_ERROR, "nowhere");
 }
-static void without_the_log_directory_the_jobs_own_is_used(void **state) { (void)state; in_child(fallback); }
+static void without_the_log_directory_the_jobs_own_is_used(void **state) {
+	(void)state;
+	in_child(fallback);
+}
 
 // What lies at the log's name before the message is another's trap; the message goes to the fallback.
 static void expect_refused(void) {
@@ -248,10 +271,14 @@ static void traps(void) {
 	EXPECT(strcmp(scratch_read(LOG), "") == 0);
 	EXPECT(strcmp(scratch_read("/tmp/victim"), "") == 0);
 }
-static void links_fifos_devices_and_others_files_are_refused(void **state) { (void)state; in_child(traps); }
+static void links_fifos_devices_and_others_files_are_refused(void **state) {
+	(void)state;
+	in_child(traps);
+}
 
 static void chosen_traps(void) {
-	EXPECT(scratch_write("/tmp/victim", "", 0) && symlink("/tmp/victim", "/tmp/link") == 0 && mkfifo("/tmp/fifo", 0666) == 0);
+	EXPECT(scratch_write("/tmp/victim", "", 0) && symlink("/tmp/victim", "/tmp/link") == 0 &&
+	       mkfifo("/tmp/fifo", 0666) == 0);
 	setenv("SOFTMIG_LOG_FILE", "/tmp/link", 1);
 	softmig_log_init(7, 0);
 	softmig_log(SOFTMIG_LOG_ERROR, "x");
@@ -262,7 +289,10 @@ static void chosen_traps(void) {
 	EXPECT(strcmp(scratch_read("/tmp/victim"), "") == 0);
 	EXPECT(access(LOG, F_OK) != 0); // it was chosen; there is no other
 }
-static void a_chosen_file_is_held_to_the_same(void **state) { (void)state; in_child(chosen_traps); }
+static void a_chosen_file_is_held_to_the_same(void **state) {
+	(void)state;
+	in_child(chosen_traps);
+}
 
 static void users_log(void) {
 	EXPECT(scratch_write(LOG, "", 0)); // root's, made for the job, not the user's to write
@@ -275,7 +305,10 @@ static void users_log(void) {
 	softmig_log(SOFTMIG_LOG_ERROR, "mine");
 	EXPECT(count(scratch_read(SOFTMIG_LOG_DIR "/8.log"), "mine") == 1);
 }
-static void a_user_writes_where_he_may(void **state) { (void)state; in_child(users_log); }
+static void a_user_writes_where_he_may(void **state) {
+	(void)state;
+	in_child(users_log);
+}
 
 static void escapes(void) {
 	softmig_log_init(7, 0);
@@ -296,7 +329,10 @@ static void escapes(void) {
 	EXPECT(length > 1000 && length < SOFTMIG_LOG_LINE_BYTES);
 	EXPECT(strcmp(scratch_read(LOG) + length - 8, "\\x0a...\n") == 0);
 }
-static void a_message_cannot_fake_a_second_line(void **state) { (void)state; in_child(escapes); }
+static void a_message_cannot_fake_a_second_line(void **state) {
+	(void)state;
+	in_child(escapes);
+}
 
 static void closed_standard_descriptors(void) {
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -318,14 +354,18 @@ static void closed_standard_descriptors(void) {
 		for (int standard = 0; standard < 3; standard++)
 			still_closed |= (fcntl(standard, F_GETFD) < 0 ? 1u : 0u) << standard;
 		EXPECT(still_closed == closed);
-		EXPECT(count(scratch_read(LOG), "closed") == 1); // once: not a second time as the "standard error" that we opened
+		EXPECT(count(scratch_read(LOG), "closed") ==
+		       1); // once: not a second time as the "standard error" that we opened
 		for (int standard = 0; standard < 3; standard++) {
 			dup2(kept[standard], standard);
 			close(kept[standard]);
 		}
 	}
 }
-static void closed_standard_descriptors_stay_closed(void **state) { (void)state; in_child(closed_standard_descriptors); }
+static void closed_standard_descriptors_stay_closed(void **state) {
+	(void)state;
+	in_child(closed_standard_descriptors);
+}
 
 static void no_descriptors(void) {
 	struct rlimit limit = {3, 3};
@@ -341,7 +381,10 @@ static void no_descriptors(void) {
 	softmig_log(SOFTMIG_LOG_ERROR, "one free");
 	EXPECT(fcntl(STDOUT_FILENO, F_GETFD) < 0);
 }
-static void without_descriptors_it_gives_up(void **state) { (void)state; in_child(no_descriptors); }
+static void without_descriptors_it_gives_up(void **state) {
+	(void)state;
+	in_child(no_descriptors);
+}
 
 static void broken_pipe(void) {
 	int ends[2];
@@ -367,7 +410,10 @@ static void broken_pipe(void) {
 	sigpending(&pending);
 	EXPECT(sigismember(&pending, SIGPIPE));
 }
-static void a_broken_stderr_harms_nobody(void **state) { (void)state; in_child(broken_pipe); }
+static void a_broken_stderr_harms_nobody(void **state) {
+	(void)state;
+	in_child(broken_pipe);
+}
 
 static void full_pipe(void) {
 	int ends[2];
@@ -381,7 +427,10 @@ static void full_pipe(void) {
 	softmig_log(SOFTMIG_LOG_ERROR, "dropped");
 	EXPECT(count(scratch_read(LOG), "dropped") == 1);
 }
-static void a_full_nonblocking_stderr_is_skipped(void **state) { (void)state; in_child(full_pipe); }
+static void a_full_nonblocking_stderr_is_skipped(void **state) {
+	(void)state;
+	in_child(full_pipe);
+}
 
 static void file_size_limit(void) {
 	struct rlimit limit = {64, 64};
@@ -395,7 +444,10 @@ static void file_size_limit(void) {
 	sigpending(&pending);
 	EXPECT(!sigismember(&pending, SIGXFSZ));
 }
-static void a_file_size_limit_harms_nobody(void **state) { (void)state; in_child(file_size_limit); }
+static void a_file_size_limit_harms_nobody(void **state) {
+	(void)state;
+	in_child(file_size_limit);
+}
 
 static void full_disk(void) {
 	EXPECT(mount("none", SOFTMIG_LOG_DIR, "tmpfs", 0, "size=4k,mode=1777") == 0);
@@ -409,14 +461,18 @@ static void full_disk(void) {
 	EXPECT(errno == 33);
 	EXPECT(strcmp(scratch_read(LOG), "") == 0);
 }
-static void a_full_disk_harms_nobody(void **state) { (void)state; in_child(full_disk); }
+static void a_full_disk_harms_nobody(void **state) {
+	(void)state;
+	in_child(full_disk);
+}
 
 static void size_cap(void) {
 	EXPECT(scratch_write(LOG, "", 0) && truncate(LOG, SOFTMIG_LOG_FILE_BYTES - 10) == 0);
 	softmig_log_init(7, 0);
 	softmig_log(SOFTMIG_LOG_ERROR, "last");
 	struct stat file, after;
-	EXPECT(stat(LOG, &file) == 0 && file.st_size > SOFTMIG_LOG_FILE_BYTES && file.st_size < SOFTMIG_LOG_FILE_BYTES + 100);
+	EXPECT(stat(LOG, &file) == 0 && file.st_size > SOFTMIG_LOG_FILE_BYTES &&
+	       file.st_size < SOFTMIG_LOG_FILE_BYTES + 100);
 	char end[64] = "";
 	int descriptor = open(LOG, O_RDONLY | O_CLOEXEC);
 	EXPECT(pread(descriptor, end, sizeof(end) - 1, file.st_size - 22) == 22);
@@ -424,7 +480,10 @@ static void size_cap(void) {
 	softmig_log(SOFTMIG_LOG_ERROR, "too late");
 	EXPECT(stat(LOG, &after) == 0 && after.st_size == file.st_size);
 }
-static void a_log_stops_growing(void **state) { (void)state; in_child(size_cap); }
+static void a_log_stops_growing(void **state) {
+	(void)state;
+	in_child(size_cap);
+}
 
 static void *thousand_messages(void *number) {
 	for (int i = 0; i < 250; i++)
@@ -457,12 +516,16 @@ static void together(void) {
 	}
 	EXPECT(lines == 2000);
 }
-static void lines_of_threads_and_processes_stay_whole(void **state) { (void)state; in_child(together); }
+static void lines_of_threads_and_processes_stay_whole(void **state) {
+	(void)state;
+	in_child(together);
+}
 
 // This program again as a setuid program of root's, run by a user whose every variable points somewhere.
 static void setuid_program(void) {
 	static char block[1 << 16];
-	int from = open("/proc/self/exe", O_RDONLY | O_CLOEXEC), to = open("/tmp/program", O_WRONLY | O_CREAT | O_CLOEXEC, 0755);
+	int from = open("/proc/self/exe", O_RDONLY | O_CLOEXEC),
+		to = open("/tmp/program", O_WRONLY | O_CREAT | O_CLOEXEC, 0755);
 	ssize_t got;
 	while ((got = read(from, block, sizeof(block))) > 0)
 		EXPECT(write(to, block, (size_t)got) == got);
@@ -499,7 +562,10 @@ static void setuid_program(void) {
 	EXPECT(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 	EXPECT(access(FALLBACK, F_OK) != 0);
 }
-static void a_setuid_program_obeys_no_variable(void **state) { (void)state; in_child(setuid_program); }
+static void a_setuid_program_obeys_no_variable(void **state) {
+	(void)state;
+	in_child(setuid_program);
+}
 
 static int as_setuid(void) {
 	if (geteuid() != 0 || getuid() == 0)
