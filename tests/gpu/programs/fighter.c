@@ -6,6 +6,7 @@
 //   fighter fight PROCESSES SECONDS [SEED]    the fight; FIGHT_WAYS=0,4,7 in the environment: with these ways alone
 //   fighter fill LIMIT_MIB                    one process takes all that is left beside its context
 //   fighter audit SECONDS [SEED]              one process alone: after each step, does the driver hold more than the slice was charged?
+//   fighter outlive                           whose is memory that another process holds open when its owner dies? Measures, judges nothing
 //   fighter together PROCESSES LIMIT_MIB      all take 16 MiB pieces at once until refused; the sum fits, nothing is wasted
 #include <errno.h>
 #include <pthread.h>
@@ -337,6 +338,39 @@ static int audit(double seconds, unsigned seed)
 	return check_failures != 0;
 }
 
+// One process gives, this one opens, the giver is killed: NVML's bytes of the one who is left.
+static int outlive(void)
+{
+	struct worker worker = { 0 };
+	size_t bytes = 1024 * MIB;
+	int step[2];
+	if (pipe(step) != 0)
+		return 1;
+	pid_t giver = fork();
+	if (giver == 0) {
+		CUdeviceptr pointer;
+		CUipcMemHandle handle;
+		if (open_gpu(&worker) && CU(cuMemAlloc_v2)(&pointer, bytes) == CUDA_SUCCESS && CU(cuIpcGetMemHandle)(&handle, pointer) == CUDA_SUCCESS &&
+		    write(step[1], &handle, sizeof handle) == sizeof handle)
+			pause();
+		_exit(1);
+	}
+	close(step[1]);
+	CUipcMemHandle handle;
+	CUdeviceptr opened;
+	bool has = read(step[0], &handle, sizeof handle) == sizeof handle && open_gpu(&worker);
+	unsigned long long before = nvml_bytes();
+	has = has && CU(cuIpcOpenMemHandle_v2)(&opened, handle, CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS) == CUDA_SUCCESS;
+	unsigned long long open = nvml_bytes();
+	kill(giver, SIGKILL);
+	waitpid(giver, NULL, 0);
+	usleep(200000);
+	unsigned long long alone = nvml_bytes();
+	check(has, "1024 MiB of another process, opened by IPC: NVML's MiB of the opener", "before, open, its owner dead\t%llu, %llu, %llu", before >> 20,
+	      open >> 20, alone >> 20);
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	arena = mmap(NULL, sizeof *arena, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -345,10 +379,12 @@ int main(int argc, char **argv)
 		return fight(atoi(argv[2]), atof(argv[3]), argc > 4 ? (unsigned)atoi(argv[4]) : 1);
 	if (argc >= 3 && strcmp(argv[1], "audit") == 0)
 		return audit(atof(argv[2]), argc > 3 ? (unsigned)atoi(argv[3]) : 1);
+	if (argc >= 2 && strcmp(argv[1], "outlive") == 0)
+		return outlive();
 	if (argc >= 3 && strcmp(argv[1], "fill") == 0)
 		return fill(strtoull(argv[2], NULL, 10) * MIB);
 	if (argc >= 4 && strcmp(argv[1], "together") == 0)
 		return together(atoi(argv[2]), strtoull(argv[3], NULL, 10) * MIB);
-	fputs("usage: fighter fight PROCESSES SECONDS [SEED] | audit SECONDS [SEED] | fill LIMIT_MIB | together PROCESSES LIMIT_MIB\n", stderr);
+	fputs("usage: fighter fight PROCESSES SECONDS [SEED] | audit SECONDS [SEED] | outlive | fill LIMIT_MIB | together PROCESSES LIMIT_MIB\n", stderr);
 	return 2;
 }

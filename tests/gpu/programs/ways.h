@@ -339,6 +339,11 @@ static CUresult take_capture(struct thing *t)
 	return code;
 }
 
+static void give_nothing(struct thing *t)
+{
+	(void)t;
+}
+
 // Memory that other processes open.
 static CUresult take_export(struct thing *t)
 {
@@ -356,7 +361,8 @@ static CUresult take_export(struct thing *t)
 	return CUDA_SUCCESS;
 }
 
-// Another process's memory: charged to nobody twice. Its owner may have freed it or died, which is no fault.
+// Another process's memory: charged to nobody twice. Its owner may have freed it or died, which is no fault. It is let go at once: what
+// outlives its owner in another's hands is looked at on its own (fighter outlive), for it is nobody's in the ledger.
 static CUresult take_open(struct thing *t)
 {
 	struct stall *stall = &t->bazaar->ipc[t->seed % STALLS];
@@ -370,12 +376,9 @@ static CUresult take_open(struct thing *t)
 	if (own)
 		return WAY_IDLE;
 	CUresult code = CU(cuIpcOpenMemHandle_v2)(&t->reserved, handle, CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS);
+	if (code == CUDA_SUCCESS)
+		CU(cuIpcCloseMemHandle)(t->reserved);
 	return code == CUDA_SUCCESS || code == CUDA_ERROR_OUT_OF_MEMORY ? code : WAY_IDLE;
-}
-
-static void give_open(struct thing *t)
-{
-	CU(cuIpcCloseMemHandle)(t->reserved);
 }
 
 // A handle's descriptor, imported again here and fetched by other processes.
@@ -440,9 +443,9 @@ static CUresult take_fetch(struct thing *t)
 	// The descriptor may by now be another file of theirs, or shorter memory: the driver says so, and that is no fault.
 	CUresult code = CU(cuMemImportFromShareableHandle)(&t->handle, (void *)(intptr_t)descriptor, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR);
 	close(descriptor);
-	if (code == CUDA_SUCCESS)
-		code = vmm_map(t);
-	t->pointer = 0; // theirs to write
+	if (code == CUDA_SUCCESS && (code = vmm_map(t)) == CUDA_SUCCESS)
+		give_vmm(t);
+	t->pointer = 0;
 	return code == CUDA_SUCCESS || code == CUDA_ERROR_OUT_OF_MEMORY ? code : WAY_IDLE;
 }
 
@@ -473,11 +476,6 @@ static CUresult take_limit(struct thing *t)
 	return code == CUDA_ERROR_INVALID_VALUE ? WAY_IDLE : code;
 }
 
-static void give_nothing(struct thing *t)
-{
-	(void)t;
-}
-
 static const struct {
 	const char *name;
 	CUresult (*take)(struct thing *);
@@ -490,13 +488,13 @@ static const struct {
 	{ "cuMemAllocFromPoolAsync, own pool", take_own_pool, give_own_pool },
 	{ "cuMemCreate, mapped", take_vmm, give_vmm },
 	{ "cuMemCreate, exported and imported", take_share, give_share },
-	{ "memory fetched from another process by descriptor", take_fetch, give_vmm },
+	{ "memory fetched from another process by descriptor", take_fetch, give_nothing },
 	{ "arrays", take_array, give_array },
 	{ "mipmapped arrays", take_mipmap, give_mipmap },
 	{ "graph memory nodes", take_graph, give_graph },
 	{ "captured graphs", take_capture, give_graph },
 	{ "IPC, exported", take_export, give_plain },
-	{ "IPC, opened", take_open, give_open },
+	{ "IPC, opened", take_open, give_nothing },
 	{ "modules", take_module, give_module },
 	{ "context limits", take_limit, give_nothing },
 };
