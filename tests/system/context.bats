@@ -43,3 +43,8 @@ teardown() {
 	echo "$output"
 	[ "$status" -eq 0 ]
 }
+
+@test "a process is found among more than NVML lists at once" {
+	export SOFTMIG_SIM_CONTEXT=32M
+	"$BUILD/programs/context" crowd 150 env CUDA_DEVICE_MEMORY_LIMIT=4G LD_PRELOAD="$BUILD/libsoftmig.so" "$BUILD/programs/context" primary_reset
+}

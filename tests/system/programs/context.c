@@ -138,8 +138,38 @@ static void green(void)
 	EXPECT(inside_bytes() <= bare, 1);
 }
 
+// crowd COUNT COMMAND...: runs it while so many other processes have a context.
+static int crowd(int count, char **command)
+{
+	int ready[2], end[2], status = 1;
+	char byte = 0;
+	OK(pipe(ready) == 0 && pipe(end) == 0 ? CUDA_SUCCESS : CUDA_ERROR_UNKNOWN);
+	for (int i = 0; i < count; i++) {
+		if (fork() == 0) {
+			close(end[1]);
+			use_device(0);
+			_exit(write(ready[1], &byte, 1) == 1 && read(end[0], &byte, 1) == 0 ? 0 : 1);
+		}
+	}
+	for (int i = 0; i < count; i++)
+		OK(read(ready[0], &byte, 1) == 1 ? CUDA_SUCCESS : CUDA_ERROR_UNKNOWN);
+	pid_t child = fork();
+	if (child == 0) {
+		close(end[1]);
+		execvp(command[0], command);
+		_exit(127);
+	}
+	waitpid(child, &status, 0);
+	close(end[1]);
+	while (wait(NULL) > 0)
+		;
+	return status == 0 ? 0 : 1;
+}
+
 int main(int argc, char **argv)
 {
+	if (argc >= 4 && strcmp(argv[1], "crowd") == 0)
+		return crowd(atoi(argv[2]), argv + 3);
 	static const struct test tests[] = {{"primary_reset", primary_reset}, {"primary_released", primary_released},
 	                                    {"made_and_destroyed", made_and_destroyed}, {"refused", refused},
 	                                    {"second_refused", second_refused}, {"failed", failed}, {"green", green}, {NULL, NULL}};

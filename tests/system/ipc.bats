@@ -1,0 +1,26 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: Apache-2.0
+# Memory that processes of a slice share: what is charged within is what the driver holds without, to the byte.
+
+bats_require_minimum_version 1.5.0
+load gpu_slice
+
+setup() {
+	slice_setup
+}
+
+teardown() {
+	slice_teardown
+}
+
+@test "memory that is opened by its handle is charged once, with its maker" {
+	in_slice 4G ipc memory
+}
+
+@test "an allocation that is imported is charged once, with its exporter" {
+	in_slice 4G ipc allocation
+}
+
+@test "a pool that is imported is charged once, with its exporter" {
+	in_slice 4G ipc pool
+}

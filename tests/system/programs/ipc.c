@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+// ipc TEST: memory that two processes share, judged from within the slice and from without. See tests/system/ipc.bats. The parent makes the
+// memory, the child (forked before anybody touches the driver) opens it; each observes itself.
+#include <sys/socket.h>
+
+#include "slice.h"
+
+static const size_t SIZE = 64 * MIB;
+static int peer;
+static pid_t child;
+
+static void say(const void *data, size_t bytes)
+{
+	OK(write(peer, data, bytes) == (ssize_t)bytes ? CUDA_SUCCESS : CUDA_ERROR_UNKNOWN);
+}
+
+static void hear(void *data, size_t bytes)
+{
+	OK(read(peer, data, bytes) == (ssize_t)bytes ? CUDA_SUCCESS : CUDA_ERROR_UNKNOWN);
+}
+
+static void step(void)
+{
+	char byte = 0;
+	say(&byte, 1);
+}
+
+static void await(void)
+{
+	char byte;
+	hear(&byte, 1);
+}
+
+static void say_descriptor(int fd)
+{
+	char byte = 0, space[CMSG_SPACE(sizeof(int))] = {0};
+	struct iovec data = {.iov_base = &byte, .iov_len = 1};
+	struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof(space)};
+	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+	header->cmsg_level = SOL_SOCKET;
+	header->cmsg_type = SCM_RIGHTS;
+	header->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(header), &fd, sizeof(int));
+	OK(sendmsg(peer, &message, 0) == 1 ? CUDA_SUCCESS : CUDA_ERROR_UNKNOWN);
+}
+
+static int hear_descriptor(void)
+{
+	char byte, space[CMSG_SPACE(sizeof(int))];
+	struct iovec data = {.iov_base = &byte, .iov_len = 1};
+	struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof(space)};
+	int fd;
+	OK(recvmsg(peer, &message, 0) == 1 ? CUDA_SUCCESS : CUDA_ERROR_UNKNOWN);
+	memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(int));
+	return fd;
+}
+
+// One slice, two processes: what both together hold, within and without.
+static uint64_t outside_both(void)
+{
+	return outside_bytes_of(child, 0) + outside_bytes(0);
+}
+
+static void two(const char *self, void (*opener)(void), void (*maker)(void))
+{
+	int pair[2], status;
+	OK(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0 ? CUDA_SUCCESS : CUDA_ERROR_UNKNOWN);
+	child = fork();
+	peer = pair[child == 0];
+	close(pair[child != 0]);
+	if (child == 0) {
+		use_device(0);
+		step();
+		opener();
+		_exit(0);
+	}
+	start_observer(self);
+	await();
+	use_device(0);
+	EXPECT(inside_bytes(), outside_both());
+	maker();
+	OK(waitpid(child, &status, 0) == child && status == 0 ? CUDA_SUCCESS : CUDA_ERROR_UNKNOWN);
+}
+
+static void open_memory(void)
+{
+	CUipcMemHandle handle;
+	CUdeviceptr pointer;
+	hear(&handle, sizeof(handle));
+	OK(CU(cuIpcOpenMemHandle_v2)(&pointer, handle, CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS));
+	step();
+	await();
+	OK(CU(cuIpcCloseMemHandle)(pointer));
+	step();
+	await();
+}
+
+static void make_memory(void)
+{
+	CUipcMemHandle handle;
+	CUdeviceptr pointer;
+	uint64_t before = inside_bytes();
+	OK(CU(cuMemAlloc_v2)(&pointer, SIZE));
+	EXPECT(inside_bytes() - before, SIZE);
+	OK(CU(cuIpcGetMemHandle)(&handle, pointer));
+	say(&handle, sizeof(handle));
+	await();
+	EXPECT(inside_bytes() - before, SIZE); // once
+	EXPECT(inside_bytes(), outside_both());
+	step();
+	await();
+	EXPECT(inside_bytes() - before, SIZE);
+	OK(CU(cuMemFree_v2)(pointer));
+	EXPECT(inside_bytes(), before);
+	EXPECT(inside_bytes(), outside_both());
+	step();
+}
+
+static void import_allocation(void)
+{
+	CUmemGenericAllocationHandle handle;
+	CUdeviceptr address;
+	int fd = hear_descriptor();
+	OK(CU(cuMemImportFromShareableHandle)(&handle, (void *)(uintptr_t)fd, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR));
+	close(fd);
+	OK(CU(cuMemAddressReserve)(&address, SIZE, 0, 0, 0));
+	OK(CU(cuMemMap)(address, SIZE, 0, handle, 0));
+	OK(CU(cuMemRelease)(handle));
+	step();
+	await();
+	OK(CU(cuMemUnmap)(address, SIZE));
+	step();
+	await();
+}
+
+static void export_allocation(void)
+{
+	CUmemAllocationProp prop = {.type = CU_MEM_ALLOCATION_TYPE_PINNED,
+	                            .requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR,
+	                            .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = 0}};
+	CUmemGenericAllocationHandle handle;
+	int fd;
+	uint64_t before = inside_bytes();
+	OK(CU(cuMemCreate)(&handle, SIZE, &prop, 0));
+	OK(CU(cuMemExportToShareableHandle)(&fd, handle, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
+	say_descriptor(fd);
+	close(fd);
+	await();
+	EXPECT(inside_bytes() - before, SIZE); // once
+	EXPECT(inside_bytes(), outside_both());
+	step();
+	await();
+	EXPECT(inside_bytes() - before, SIZE);
+	OK(CU(cuMemRelease)(handle));
+	EXPECT(inside_bytes(), before);
+	EXPECT(inside_bytes(), outside_both());
+	step();
+}
+
+static void import_pool(void)
+{
+	CUmemPoolPtrExportData data;
+	CUmemoryPool pool;
+	CUdeviceptr pointer;
+	int fd = hear_descriptor();
+	OK(CU(cuMemPoolImportFromShareableHandle)(&pool, (void *)(uintptr_t)fd, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
+	close(fd);
+	hear(&data, sizeof(data));
+	OK(CU(cuMemPoolImportPointer)(&pointer, pool, &data));
+	step();
+	await();
+	OK(CU(cuMemFreeAsync)(pointer, NULL));
+	OK(CU(cuStreamSynchronize)(NULL));
+	step();
+	await();
+}
+
+static void export_pool(void)
+{
+	CUmemPoolProps props = {.allocType = CU_MEM_ALLOCATION_TYPE_PINNED,
+	                        .handleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR,
+	                        .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = 0}};
+	CUmemPoolPtrExportData data;
+	CUmemoryPool pool;
+	CUdeviceptr pointer;
+	int fd;
+	OK(CU(cuMemPoolCreate)(&pool, &props));
+	uint64_t before = inside_bytes();
+	OK(CU(cuMemAllocFromPoolAsync)(&pointer, SIZE, pool, NULL));
+	OK(CU(cuStreamSynchronize)(NULL));
+	OK(CU(cuMemPoolExportToShareableHandle)(&fd, pool, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
+	say_descriptor(fd);
+	close(fd);
+	OK(CU(cuMemPoolExportPointer)(&data, pointer));
+	say(&data, sizeof(data));
+	await();
+	EXPECT(inside_bytes() - before, SIZE); // once
+	EXPECT(inside_bytes(), outside_both());
+	step();
+	await();
+	OK(CU(cuMemFreeAsync)(pointer, NULL));
+	OK(CU(cuStreamSynchronize)(NULL));
+	EXPECT(inside_bytes(), outside_both());
+	step();
+}
+
+int main(int argc, char **argv)
+{
+	if (argc == 2 && strcmp(argv[1], "memory") == 0)
+		two(argv[0], open_memory, make_memory);
+	else if (argc == 2 && strcmp(argv[1], "allocation") == 0)
+		two(argv[0], import_allocation, export_allocation);
+	else if (argc == 2 && strcmp(argv[1], "pool") == 0)
+		two(argv[0], import_pool, export_pool);
+	else
+		return 2;
+	return 0;
+}
