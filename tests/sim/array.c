@@ -235,20 +235,6 @@ CUresult cuArrayGetMemoryRequirements(CUDA_ARRAY_MEMORY_REQUIREMENTS *requiremen
 
 // --- mipmaps
 
-CUresult cuMipmappedArrayGetMemoryRequirements(CUDA_ARRAY_MEMORY_REQUIREMENTS *requirements, CUmipmappedArray mipmap, CUdevice device)
-{
-	SIM_READY();
-	if (device < 0 || device >= sim_device_count)
-		return CUDA_ERROR_INVALID_DEVICE;
-	if (requirements == NULL || mipmap == NULL || !mipmap->alive || !(mipmap->descriptor.Flags & CUDA_ARRAY3D_DEFERRED_MAPPING))
-		return CUDA_ERROR_INVALID_VALUE;
-	uint64_t bytes = 0;
-	for (unsigned i = 0; i < mipmap->levels; i++)
-		bytes += sim_round_up(mipmap->level[i].pitch * mipmap->level[i].rows * mipmap->level[i].layers, 512);
-	*requirements = (CUDA_ARRAY_MEMORY_REQUIREMENTS){.size = sim_round_up(bytes, SIM_GRANULE), .alignment = SIM_GRANULE};
-	return CUDA_SUCCESS;
-}
-
 CUresult cuMipmappedArrayCreate(CUmipmappedArray *pHandle, const CUDA_ARRAY3D_DESCRIPTOR *descriptor, unsigned int numMipmapLevels)
 {
 	SIM_CURRENT(context);
