@@ -14,6 +14,7 @@
 
 #include "slice/job.h"
 #include "slice/log.h"
+#include "slice/owner.h"
 #include "slice/sys.h"
 #include "slice/format.h"
 
@@ -49,7 +50,8 @@ static const char *variable(const char *name)
 static bool disabled_by_root(void)
 {
 	struct stat status;
-	return softmig_sys_lstat(SOFTMIG_DISABLED_FILE, &status) == 0 && S_ISREG(status.st_mode) && status.st_uid == 0;
+	return softmig_sys_lstat(SOFTMIG_DISABLED_FILE, &status) == 0 && S_ISREG(status.st_mode) &&
+	       status.st_uid == softmig_owner_here(0);
 }
 
 // Root's ledger beside its limit file belongs to the job's user; anybody else's is not ours to use, root's processes apart.

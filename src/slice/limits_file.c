@@ -14,9 +14,8 @@
 
 #include "slice/format.h"
 #include "slice/limits_parser.h"
+#include "slice/owner.h"
 #include "slice/sys.h"
-
-#define OVERFLOW_UID 65534u // what an owner without a name in this user namespace looks like
 
 static const char *reason(int number) {
 	switch (number) {
@@ -30,31 +29,6 @@ static const char *reason(int number) {
 	case EIO: return "input/output error";
 	default: return "unexpected error";
 	}
-}
-
-// Does /proc/self/uid_map map every uid to itself, as outside of any user namespace? Without the file there are none.
-static bool uids_are_the_hosts(void) {
-	static const char identity[] = "0 0 4294967295";
-	char raw[128], plain[128];
-	int descriptor = softmig_sys_open("/proc/self/uid_map", O_RDONLY | O_CLOEXEC, 0);
-	if (descriptor < 0)
-		return true;
-	ssize_t got = softmig_sys_read(descriptor, raw, sizeof(raw));
-	softmig_sys_close(descriptor);
-	size_t length = 0;
-	for (ssize_t i = 0; i < got; i++) { // blanks folded into one
-		char character = raw[i] == '\n' ? ' ' : raw[i];
-		if (character != ' ' || (length > 0 && plain[length - 1] != ' '))
-			plain[length++] = character;
-	}
-	while (length > 0 && plain[length - 1] == ' ')
-		length--;
-	return length == sizeof(identity) - 1 && memcmp(plain, identity, length) == 0;
-}
-
-// In a user namespace uid 0 may be the user in disguise, and the host's root has no name.
-static uid_t owner_as_seen_here(uid_t owner_uid) {
-	return owner_uid == 0 && !uids_are_the_hosts() ? OVERFLOW_UID : owner_uid;
 }
 
 // Opens the directory for look-ups. Returns the descriptor, or -1 with *status ABSENT or BAD.
@@ -214,7 +188,7 @@ enum softmig_limits_status softmig_limits_load(const char *state_dir, uint64_t j
 		return SOFTMIG_LIMITS_ABSENT;
 	softmig_format(name, sizeof(name), "%llu.conf", (unsigned long long)job);
 	tell_path(path, path_size, state_dir, name);
-	uid_t owner = owner_as_seen_here(owner_uid);
+	uid_t owner = softmig_owner_here(owner_uid);
 	int directory = open_directory(state_dir, owner, error, &status);
 	if (directory >= 0) {
 		status = load_at(directory, name, owner, limits, error);
@@ -245,7 +219,7 @@ enum softmig_limits_status softmig_limits_load_path(const char *path, uid_t owne
 		softmig_format(directory_path, sizeof(directory_path), ".");
 	else
 		softmig_format(directory_path, sizeof(directory_path), "%.*s", length == 0 ? 1 : (int)length, path);
-	uid_t owner = owner_as_seen_here(owner_uid);
+	uid_t owner = softmig_owner_here(owner_uid);
 	int directory = open_directory(directory_path, owner, error, &status);
 	if (directory >= 0) {
 		status = load_at(directory, slash == NULL ? path : slash + 1, owner, limits, error);

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "slice/format.h"
+#include "slice/owner.h"
 #include "slice/sys.h"
 
 static struct {
@@ -113,7 +114,7 @@ static bool append(const char *path, bool anyone, const char *line, size_t lengt
 		return false;
 	struct stat file;
 	bool ours = softmig_sys_fstat(descriptor, &file) == 0 && S_ISREG(file.st_mode) && file.st_nlink == 1 &&
-	            (anyone || file.st_uid == geteuid() || file.st_uid == 0);
+	            (anyone || file.st_uid == geteuid() || file.st_uid == softmig_owner_here(0));
 	if (ours && file.st_size < SOFTMIG_LOG_FILE_BYTES) {
 		// What does not go through (a full disk, a quota) is lost, and nobody is told.
 		ssize_t ignored = softmig_sys_write(descriptor, line, length);
