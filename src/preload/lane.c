@@ -142,7 +142,7 @@ struct softmig_lane *softmig_lane_find(CUcontext context, int gpu, CUstream stre
 	struct softmig_lane_context *home = place != NULL ? find_context(context, gpu) : NULL;
 	if (home == NULL)
 		return NULL;
-	*place = (struct softmig_lane){.home = home, .stream = stream, .thread = thread, .pauses = PAUSES,
+	*place = (struct softmig_lane){.home = home, .stream = stream, .thread = thread, .rested = true,
 	                               .used_ns = now_ns, .drains_ns = now_ns, .ended_ns = now_ns};
 	return place;
 }
@@ -211,7 +211,7 @@ static void close_open(struct softmig_lane *lane, bool disturbed, uint64_t now_n
 	lane->open.disturbed = disturbed;
 	lane->batch[(lane->first + lane->closed++) % SOFTMIG_LANE_BATCHES] = lane->open;
 	lane->open = (struct softmig_lane_batch){0};
-	lane->close_later = false;
+	lane->close_later = lane->guessed = false;
 	if (lane->pauses > 0)
 		lane->pauses--;
 }
@@ -235,19 +235,20 @@ void softmig_lane_close(struct softmig_lane *lane, uint64_t thread, bool after_l
 void softmig_lane_launch(struct softmig_lane *lane, uint64_t thread, struct softmig_estimate *estimate, uint64_t estimate_ns,
                          bool dependent, uint64_t now_ns)
 {
-	bool may = may_record(lane, true, thread);
-	lane->used_ns = now_ns;
 	lane->dependent = dependent || (lane->dependent && lane->open.count > 0);
-	if (lane->close_later && !dependent && may) {
+	if (lane->close_later && !dependent && may_record(lane, true, thread)) {
 		close_open(lane, false, now_ns);
 		lane->dependent = false;
 	}
-	if (!softmig_lane_busy(lane)) {
-		lane->open.begin = may ? record(lane, now_ns) : NULL;
+	if (!softmig_lane_busy(lane) && (lane->rested || now_ns > lane->ended_ns + GAP_NS)) {
+		lane->open.begin = may_record(lane, true, thread) ? record(lane, now_ns) : NULL;
 		lane->open.begin_record_ns = now_ns;
 		lane->ended_ns = now_ns;
-		lane->pauses = PAUSES;
+		if (!lane->rested)
+			lane->pauses = PAUSES;
+		lane->rested = false;
 	}
+	lane->used_ns = now_ns;
 	struct softmig_lane_batch *open = &lane->open;
 	open->count++;
 	open->estimate_ns += estimate_ns;
@@ -280,7 +281,7 @@ void softmig_lane_unlaunch(struct softmig_lane *lane, uint64_t estimate_ns)
 
 bool softmig_lane_is_due(const struct softmig_lane *lane, bool known, uint64_t now_ns)
 {
-	return !known || lane->open.estimate_ns >= BATCH_NS || (lane->pauses > 0 && now_ns - lane->recorded_ns >= PAUSED_GAP_NS);
+	return !known || lane->guessed || lane->open.estimate_ns >= BATCH_NS || (lane->pauses > 0 && now_ns - lane->recorded_ns >= PAUSED_GAP_NS);
 }
 
 bool softmig_lane_may_have_paused(const struct softmig_lane *lane, uint64_t now_ns)
@@ -295,6 +296,7 @@ static void learn(const struct softmig_lane_batch *batch, uint64_t from_ns, uint
 {
 	uint64_t expected_ns = batch->estimate_ns, actual_ns = to_ns - from_ns;
 	scene->estimated_ns += expected_ns;
+	scene->completions++;
 	if (batch->disturbed || scene->sharers > 0)
 		return;
 	if (scene->crowd_ns >= from_ns) {
@@ -382,7 +384,8 @@ int softmig_lane_look(struct softmig_lane *lane, uint64_t thread, struct softmig
 				span[spans++] = (struct softmig_lane_span){from_ns, to_ns};
 			finish(lane, &lane->open, from_ns, to_ns);
 			lane->close_later = false;
-			lane->pauses = PAUSES;
+			lane->guessed = true;
+			scene->completions++;
 		}
 	}
 	return spans;

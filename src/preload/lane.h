@@ -43,7 +43,9 @@ struct softmig_lane {
 	bool gone;                // the stream was destroyed
 	bool dependent;           // launches here depend on each other programmatically
 	bool close_later;         // such a batch is long enough; it ends before the next launch that does not depend
-	int pauses;               // it was found drained lately: events are set more often
+	int pauses;               // the program paused lately without saying so: events are set more often
+	bool rested;              // the program waited for it: what comes next begins anew
+	bool guessed;             // when its work was done had to be guessed: the next launch gets an event
 	uint64_t sequence;        // of its home's launches, the last one here
 	uint64_t used_ns;         // when something was launched here
 	uint64_t drains_ns;       // estimate of when all of it will be done
@@ -59,6 +61,7 @@ struct softmig_lane_scene {
 	int sharers;                 // other jobs that work on it: spans are not this job's alone
 	uint64_t crowd_ns;           // when two lanes were last seen busy at once: then spans overlap, and estimates are
 	uint64_t crowd_permille;     //   corrected by what all of them took together, as against what was estimated
+	uint64_t completions;        // counts batches found done
 	uint64_t estimated_ns;       // adds up the estimates of what was found done
 };
 

@@ -26,6 +26,9 @@
 #define EARLY_NS (80 * US)
 // The job's other GPUs matter when they are ready this soon.
 #define LEVEL_NS (40 * MS)
+// No batch done for so long, though there is work: see is_stuck. Nothing gained in so long.
+#define STUCK_NS (300 * MS)
+#define STARVED_NS (1000 * MS)
 // Streams side by side are judged by so much work together.
 #define CROWD_NS (10 * MS)
 enum { SPANS = 64, CACHED = 64, ACTIVE = SOFTMIG_LANES / 64 };
@@ -285,10 +288,32 @@ static uint64_t wait_for(const struct softmig_gate_answer *answer, uint64_t now_
 	return clock_ns();
 }
 
+// Work on the GPU may itself wait for the command that is held back here (a kernel that runs until another one answers): after a
+// while without progress one command passes, whatever the debt, which is carried on.
+struct progress {
+	uint64_t completions, since_ns; // batches done, and when that last changed
+	int64_t tokens_ns;              // at the beginning
+};
+
+static bool is_stuck(const struct meter *meter, struct progress *progress, bool in_flight, uint64_t began_ns, uint64_t now_ns)
+{
+	if (progress->since_ns == 0 || progress->completions != meter->scene.completions) {
+		if (progress->since_ns == 0)
+			progress->tokens_ns = softmig_share_tokens(meter->share, 100, now_ns, 0);
+		progress->completions = meter->scene.completions;
+		progress->since_ns = now_ns;
+	}
+	if (in_flight && now_ns > progress->since_ns + STUCK_NS)
+		return true;
+	// Other processes use up all that comes in.
+	return now_ns > began_ns + STARVED_NS && softmig_share_tokens(meter->share, 100, now_ns, 0) <= progress->tokens_ns;
+}
+
 // Waits until the gate lets the command pass. Called and returns with the lock held; returns the time.
 static uint64_t admit(struct meter *meter, uint64_t estimate_ns, uint64_t now_ns)
 {
-	uint64_t began_ns = now_ns;
+	uint64_t began_ns = now_ns, throttled_ns = 0;
+	struct progress progress = {0};
 	bool waits = false, turns = false;
 	for (;;) {
 		const struct softmig_limits *limits = softmig_limits_now();
@@ -307,7 +332,7 @@ static uint64_t admit(struct meter *meter, uint64_t estimate_ns, uint64_t now_ns
 		                               .estimate_ns = estimate_ns,
 		                               .level_ns = meter->gate.over ? level(meter, now_ns) : 0};
 		struct softmig_gate_answer answer = softmig_gate_decide(&meter->gate, meter->share, turn_of(meter), &ask);
-		if (answer.reason == SOFTMIG_GATE_GO)
+		if (answer.reason == SOFTMIG_GATE_GO || is_stuck(meter, &progress, drains_ns != 0, began_ns, now_ns))
 			break;
 		if (!waits) {
 			mode = relaxed();
@@ -317,13 +342,16 @@ static uint64_t admit(struct meter *meter, uint64_t estimate_ns, uint64_t now_ns
 		}
 		turns = answer.reason == SOFTMIG_GATE_TURN;
 		unlock();
-		now_ns = wait_for(&answer, now_ns);
+		uint64_t woken_ns = wait_for(&answer, now_ns);
+		if (answer.reason != SOFTMIG_GATE_AHEAD) // that is a queue's end, as the driver has one
+			throttled_ns += woken_ns - now_ns;
+		now_ns = woken_ns;
 		if (!lock())
 			return 0;
 	}
-	if (waits) {
-		softmig_share_count(meter->share, 0, now_ns - began_ns, now_ns);
-		add_use(meter, 0, now_ns - began_ns);
+	if (throttled_ns) {
+		softmig_share_count(meter->share, 0, throttled_ns, now_ns);
+		add_use(meter, 0, throttled_ns);
 	}
 	return now_ns;
 }
@@ -512,16 +540,18 @@ void softmig_meter_synced(void)
 	uint64_t now_ns = clock_ns();
 	for (int i = 0; i < SOFTMIG_MAX_GPUS; i++) {
 		struct meter *meter = &meters[i];
-		bool active = false;
-		for (int word = 0; word < ACTIVE; word++)
-			active |= meter->active[word] != 0;
-		if (meter->gpu == NULL || !active)
+		uint64_t were[ACTIVE];
+		memcpy(were, meter->active, sizeof(were));
+		if (meter->gpu == NULL || lanes_active(meter) == 0)
 			continue;
 		CUstreamCaptureMode mode = relaxed();
 		uint64_t drains_ns = sweep(meter, now_ns);
 		restore(mode);
 		if (drains_ns == 0)
 			softmig_gate_drained(&meter->gate, meter->share, turn_of(meter), pct_of(meter, softmig_limits_now()), now_ns);
+		for (int word = 0; word < ACTIVE; word++)
+			for (uint64_t bits = were[word] & ~meter->active[word]; bits != 0; bits &= bits - 1)
+				softmig_lane_at(word * 64 + __builtin_ctzll(bits))->rested = true;
 	}
 	unlock();
 }
