@@ -83,13 +83,16 @@ void sim_context_uncharge(struct CUctx_st *context, uint64_t bytes)
 	sim_gpu_uncharge(context->gpu, bytes);
 }
 
-// What this context's limits and its largest kernel cost beyond what a bare context has: local memory for every thread that the
-// GPU can hold. The printf buffer and the heap are taken by the first kernel that needs them, which is none here.
+// What this context's limits and its kernels cost beyond what a bare context has: local memory for every thread that the GPU can hold;
+// the printf buffer and the heap once a kernel needs them.
 static uint64_t extra_bytes(const struct CUctx_st *context)
 {
 	uint64_t threads = (uint64_t)2048 * (uint64_t)(unsigned)sim_state->gpu[context->gpu].processors;
 	uint64_t local = context->limit[CU_LIMIT_STACK_SIZE] > context->local_bytes ? context->limit[CU_LIMIT_STACK_SIZE] : context->local_bytes;
 	uint64_t bytes = local > 1024 ? (local - 1024) * threads : 0;
+	for (int limit = CU_LIMIT_PRINTF_FIFO_SIZE; limit <= CU_LIMIT_MALLOC_HEAP_SIZE; limit++)
+		if (context->needed[limit] && context->limit[limit] > default_limit[limit])
+			bytes += context->limit[limit] - default_limit[limit];
 	return sim_round_up(bytes, SIM_GRANULE);
 }
 
@@ -106,16 +109,22 @@ static CUresult settle_extra(struct CUctx_st *context)
 	return result;
 }
 
-CUresult sim_context_local(struct CUctx_st *context, uint64_t bytes_per_thread)
+CUresult sim_context_need(struct CUctx_st *context, uint64_t local_bytes, bool heap, bool printf_buffer)
 {
-	if (bytes_per_thread <= context->local_bytes)
+	bool known = local_bytes <= context->local_bytes && (!heap || context->needed[CU_LIMIT_MALLOC_HEAP_SIZE])
+		&& (!printf_buffer || context->needed[CU_LIMIT_PRINTF_FIFO_SIZE]);
+	if (known)
 		return CUDA_SUCCESS;
 	sim_enter();
-	uint64_t before = context->local_bytes;
-	context->local_bytes = bytes_per_thread;
+	const struct CUctx_st before = *context;
+	context->local_bytes = local_bytes > context->local_bytes ? local_bytes : context->local_bytes;
+	context->needed[CU_LIMIT_MALLOC_HEAP_SIZE] |= heap;
+	context->needed[CU_LIMIT_PRINTF_FIFO_SIZE] |= printf_buffer;
 	CUresult result = settle_extra(context);
-	if (result != CUDA_SUCCESS)
-		context->local_bytes = before;
+	if (result != CUDA_SUCCESS) {
+		context->local_bytes = before.local_bytes;
+		memcpy(context->needed, before.needed, sizeof(before.needed));
+	}
 	sim_leave();
 	return result;
 }
@@ -126,9 +135,8 @@ static CUresult bring_up(struct CUctx_st *context, unsigned flags, unsigned vers
 	sim_lock();
 	if (sim_slot < 0)
 		sim_slot = sim_process_claim();
-	uint32_t before = sim_slot < 0 ? 0 : sim_state->process[sim_slot].contexts[gpu];
 	sim_unlock();
-	uint64_t bytes = before == 0 ? sim_state->gpu[gpu].context_bytes : sim_state->gpu[gpu].next_context_bytes;
+	uint64_t bytes = sim_state->gpu[gpu].context_bytes;
 	CUresult result = sim_gpu_charge(gpu, ordinal, bytes);
 	if (result != CUDA_SUCCESS)
 		return result;
@@ -184,14 +192,6 @@ static void take_down(struct CUctx_st *context)
 	sim_timeline_close(context->queue);
 	sim_state->process[sim_slot].contexts[context->gpu]--;
 	sim_uncharge(sim_slot, context->gpu, context->base_bytes + context->limit_bytes);
-	if (sim_state->process[sim_slot].contexts[context->gpu] == 1 && context->base_bytes == sim_state->gpu[context->gpu].context_bytes) {
-		// The one that stays costs now what a first one costs.
-		struct CUctx_st *stays = sim_context_of_device(context->device);
-		if (stays != NULL && stays->base_bytes < context->base_bytes) {
-			sim_state->process[sim_slot].used_bytes[context->gpu] += context->base_bytes - stays->base_bytes;
-			stays->base_bytes = context->base_bytes;
-		}
-	}
 	sim_unlock();
 	sim_leave();
 }
@@ -541,6 +541,8 @@ CUresult cuCtxSetLimit(CUlimit limit, size_t value)
 		return CUDA_ERROR_INVALID_VALUE;
 	sim_enter();
 	size_t before = context->limit[limit];
+	if (limit == CU_LIMIT_STACK_SIZE)
+		context->local_bytes = 0; // it shrinks with the stack; the next launch that needs more grows it again
 	context->limit[limit] = limit == CU_LIMIT_STACK_SIZE ? sim_round_up(value, 16) : value;
 	CUresult result = settle_extra(context);
 	if (result != CUDA_SUCCESS)

@@ -7,14 +7,14 @@
 #include <string.h>
 #include <strings.h>
 
-// A bare context of the H200 was measured (528 MiB); the others are of the size that such GPUs show.
+// A bare context of the H200 was measured (docs/driver-facts.md); the others are of the size that such GPUs show.
 static const struct model {
 	const char *model, *name;
 	int processors, capability;
 	uint64_t memory_mib, context_mib;
 } models[] = {
-	{"H200", "NVIDIA H200", 132, 90, 143771, 528},
-	{"H100", "NVIDIA H100 80GB HBM3", 132, 90, 81559, 528},
+	{"H200", "NVIDIA H200", 132, 90, 143771, 518},
+	{"H100", "NVIDIA H100 80GB HBM3", 132, 90, 81559, 518},
 	{"A100", "NVIDIA A100-SXM4-40GB", 108, 80, 40960, 414},
 	{"L40S", "NVIDIA L40S", 142, 89, 46068, 432},
 	{"L4", "NVIDIA L4", 58, 89, 23034, 228},
@@ -64,7 +64,6 @@ static void describe(struct sim_gpu *gpu, int index, const char *model, uint64_t
 	gpu->reserved_bytes = (reserved_mib < 616 ? reserved_mib : 616) * SIM_MIB;
 	uint64_t context_bytes = (known != NULL ? known->context_mib : 400) * SIM_MIB;
 	gpu->context_bytes = sim_env_bytes("SOFTMIG_SIM_CONTEXT", context_bytes);
-	gpu->next_context_bytes = gpu->context_bytes / 8 * 7 / SIM_GRANULE * SIM_GRANULE;
 	uint32_t hash = 2166136261u;
 	for (const char *c = model; *c != '\0'; c++)
 		hash = (hash ^ (uint8_t)*c) * 16777619u;

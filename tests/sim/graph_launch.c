@@ -399,7 +399,8 @@ static CUresult grow_local(const struct CUgraph_st *graph)
 	CUresult result = CUDA_SUCCESS;
 	for (const struct CUgraphNode_st *node = graph->first; node != NULL && result == CUDA_SUCCESS; node = node->next) {
 		if (node->type == CU_GRAPH_NODE_TYPE_KERNEL)
-			result = sim_context_local(node->launch.function->module->context, node->launch.function->local_bytes);
+			result = sim_context_need(node->launch.function->module->context, node->launch.function->local_bytes,
+				node->launch.function->heap, node->launch.function->printf_buffer);
 		if (node->type == CU_GRAPH_NODE_TYPE_GRAPH)
 			result = grow_local(node->child);
 	}

@@ -66,7 +66,7 @@ static CUresult launch_on(CUstream handle, CUfunction function, struct sim_launc
 		return result;
 	if (sim_capturing(stream))
 		return sim_capture_kernel(stream, launch);
-	result = sim_context_local(stream->context, launch->function->local_bytes);
+	result = sim_context_need(stream->context, launch->function->local_bytes, launch->function->heap, launch->function->printf_buffer);
 	if (result != CUDA_SUCCESS)
 		return result;
 	result = sim_stream_submit(stream, SIM_KERNEL, launch->function->ns, sim_launch_width(launch));

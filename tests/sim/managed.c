@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Managed memory: pages come to the GPU when it uses them or when they are prefetched, and may be more than it has.
+// Managed memory: pages come to the GPU when it uses them or when they are prefetched, and may be more than it has. They are in use
+// on the GPU, but in no process's figure (docs/driver-facts.md).
 #include <string.h>
 
 #include "sim.h"
@@ -9,9 +10,24 @@ void sim_managed_touch(struct sim_range *range, uint64_t upto_bytes)
 	uint64_t wanted = sim_round_up(upto_bytes, SIM_GRANULE);
 	if (range->context == NULL || wanted <= range->charged_bytes)
 		return;
-	// Where the GPU is full, pages stay on the host: no error.
-	if (sim_context_charge(range->context, wanted - range->charged_bytes) == CUDA_SUCCESS)
+	const int gpu = range->context->gpu;
+	const uint64_t more = wanted - range->charged_bytes;
+	sim_lock();
+	if (sim_gpu_used(gpu) + more <= sim_gpu_capacity(gpu)) { // where the GPU is full, pages stay on the host: no error
+		sim_state->process[sim_slot].managed_bytes[gpu] += more;
 		range->charged_bytes = wanted;
+	}
+	sim_unlock();
+}
+
+void sim_managed_leave(struct sim_range *range)
+{
+	if (range->context == NULL)
+		return;
+	sim_lock();
+	sim_state->process[sim_slot].managed_bytes[range->context->gpu] -= range->charged_bytes;
+	sim_unlock();
+	range->charged_bytes = 0;
 }
 
 static CUresult prefetch(CUdeviceptr address, size_t bytes, int device, CUstream handle)
@@ -25,9 +41,8 @@ static CUresult prefetch(CUdeviceptr address, size_t bytes, int device, CUstream
 	bool managed = range != NULL && range->kind == SIM_RANGE_MANAGED && bytes > 0 && bytes <= range->bytes - (address - range->base);
 	if (managed && device >= 0) {
 		sim_managed_touch(range, address - range->base + bytes);
-	} else if (managed && range->context != NULL) { // to the host: the GPU's pages are given back
-		sim_context_uncharge(range->context, range->charged_bytes);
-		range->charged_bytes = 0;
+	} else if (managed) { // to the host: the GPU's pages are given back
+		sim_managed_leave(range);
 	}
 	sim_leave();
 	if (!managed)

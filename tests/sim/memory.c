@@ -108,7 +108,7 @@ void sim_small_drop(struct CUctx_st *context)
 CUresult sim_alloc(struct CUctx_st *context, uint64_t bytes, enum sim_range_kind kind, CUdeviceptr *address)
 {
 	struct sim_range *range;
-	if (bytes <= SIM_GRANULE / 2 && kind == SIM_RANGE_DEVICE) { // measured: docs/driver-facts.md
+	if (bytes <= SIM_SMALL_BYTES && kind == SIM_RANGE_DEVICE) {
 		struct sim_small_block *block;
 		uint64_t at;
 		CUresult result = sim_small_alloc(context, &context->small, bytes, &block, &at);
@@ -156,6 +156,8 @@ CUresult sim_free(struct sim_range *range)
 		sim_backing_unmap(&range->backing);
 		if (range->shared_block >= 0)
 			sim_shared_release(range->shared_block);
+		else if (range->kind == SIM_RANGE_MANAGED)
+			sim_managed_leave(range);
 		else if (context != NULL)
 			sim_context_uncharge(context, range->charged_bytes);
 	}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Modules, libraries, functions. A kernel's name says what it does: "spin_250us" lasts that long, "..._local4096" needs that much
-// local memory per thread, "missing..." does not exist. Any image is accepted; what it weighs is a word "code=3M" in its text.
+// local memory per thread, one with "malloc" or "printf" in its name the heap or the buffer, "missing..." does not exist. Any image is accepted; what it weighs is a word "code=3M" in its text.
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -52,6 +52,8 @@ struct CUfunc_st *sim_function(struct CUmod_st *module, const char *name)
 	snprintf(function->name, sizeof(function->name), "%s", name);
 	function->ns = duration_ns(name);
 	function->local_bytes = number_after(name, "_local");
+	function->heap = strstr(name, "malloc") != NULL;
+	function->printf_buffer = strstr(name, "printf") != NULL;
 	function->block[0] = function->block[1] = function->block[2] = 1;
 	function->next = module->functions;
 	module->functions = function;

@@ -12,6 +12,7 @@ struct CUfunc_st {
 	struct CUmod_st *module;
 	char name[128];
 	uint64_t ns, local_bytes;
+	bool heap, printf_buffer;
 	int attribute[32];
 	int block[3]; // of the oldest launch calls
 	struct CUfunc_st *next;

@@ -108,10 +108,14 @@ static bool carve(struct sim_extent *first, uint64_t bytes, const struct CUstrea
 
 static CUresult grow(struct CUmemPoolHandle_st *pool, uint64_t bytes)
 {
-	uint64_t whole = sim_round_up(bytes, pool->kind == SIM_POOL_GRAPH ? SIM_GRANULE : SIM_POOL_CHUNK);
+	uint64_t whole = sim_round_up(bytes, SIM_POOL_CHUNK);
 	if (whole < bytes || (pool->max_bytes != 0 && pool->reserved_bytes + whole > pool->max_bytes))
 		return CUDA_ERROR_OUT_OF_MEMORY;
-	CUresult result = sim_gpu_charge(pool->gpu, pool->device, whole);
+	uint64_t *kept = &sim_device[pool->device].kept_bytes;
+	uint64_t from_kept = *kept <= whole ? *kept : 0;
+	CUresult result = sim_gpu_charge(pool->gpu, pool->device, whole - from_kept);
+	if (result == CUDA_SUCCESS)
+		*kept -= from_kept;
 	if (result != CUDA_SUCCESS && whole > sim_round_up(bytes, SIM_GRANULE)) { // the last of the GPU's memory: take what is needed
 		whole = sim_round_up(bytes, SIM_GRANULE);
 		result = sim_gpu_charge(pool->gpu, pool->device, whole);
@@ -206,6 +210,15 @@ void sim_pool_put(struct CUmemPoolHandle_st *pool, uint64_t address, const struc
 	destroy_if_done(pool);
 }
 
+static uint64_t reserved_on(int ordinal)
+{
+	uint64_t bytes = 0;
+	for (const struct CUmemPoolHandle_st *pool = pools; pool != NULL; pool = pool->next)
+		if (pool->device == ordinal && pool->kind != SIM_POOL_GRAPH)
+			bytes += pool->reserved_bytes;
+	return bytes;
+}
+
 uint64_t sim_pool_trim(struct CUmemPoolHandle_st *pool, uint64_t keep_bytes)
 {
 	uint64_t released = 0;
@@ -220,8 +233,11 @@ uint64_t sim_pool_trim(struct CUmemPoolHandle_st *pool, uint64_t keep_bytes)
 		}
 		*link = chunk->next;
 		pool->reserved_bytes -= chunk->backing.bytes;
-		released += chunk->backing.bytes;
-		sim_gpu_uncharge(pool->gpu, chunk->backing.bytes);
+		uint64_t *kept = &sim_device[pool->device].kept_bytes;
+		uint64_t keep = *kept == 0 && reserved_on(pool->device) == 0 && chunk->backing.bytes >= SIM_POOL_CHUNK ? SIM_POOL_CHUNK : 0;
+		*kept += keep; // the last 32 MiB stay with the process, for its next pool that grows (docs/driver-facts.md)
+		released += chunk->backing.bytes - keep;
+		sim_gpu_uncharge(pool->gpu, chunk->backing.bytes - keep);
 		sim_backing_unmap(&chunk->backing);
 		while (chunk->extents != NULL) {
 			struct sim_extent *extent = chunk->extents;
@@ -291,6 +307,8 @@ void sim_pool_drop_device(int ordinal)
 	for (struct CUmemPoolHandle_st *pool = pools; pool != NULL; pool = pool->next)
 		if (pool->device == ordinal)
 			release_idle(pool);
+	sim_gpu_uncharge(sim_device[ordinal].gpu, sim_device[ordinal].kept_bytes);
+	sim_device[ordinal].kept_bytes = 0;
 }
 
 // --- stream-ordered allocation

@@ -48,11 +48,12 @@ struct CUctx_st {
 	uint64_t id;
 	uint64_t base_bytes, limit_bytes; // what it costs by itself, and by its limits
 	uint64_t local_bytes;             // of the largest kernel's local memory so far
+	bool needed[SIM_LIMITS];          // which limits' memory a kernel has needed
 	size_t limit[SIM_LIMITS];
 	uint32_t peers; // device ordinals enabled
 	CUfunc_cache cache_config;
 	CUsharedconfig shared_config;
-	struct sim_small_block *small, *code;
+	struct sim_small_block *small, *code; // of allocations and arrays, of modules
 	struct CUstream_st *streams; // created ones
 	struct CUstream_st *legacy;
 	struct CUstream_st *per_thread;
@@ -79,6 +80,7 @@ struct sim_device {
 	struct CUctx_st primary;
 	struct CUmemPoolHandle_st *default_pool, *current_pool;
 	struct CUmemPoolHandle_st *graph_pool;
+	uint64_t kept_bytes; // of pools: stays with the process after its first use
 };
 
 struct CUstream_st {
@@ -151,7 +153,7 @@ void sim_context_uncharge(struct CUctx_st *context, uint64_t bytes);
 CUresult sim_gpu_charge(int gpu, int ordinal, uint64_t bytes); // without a context
 void sim_gpu_uncharge(int gpu, uint64_t bytes);
 CUresult sim_context_synchronize(struct CUctx_st *context);
-CUresult sim_context_local(struct CUctx_st *context, uint64_t bytes_per_thread);
+CUresult sim_context_need(struct CUctx_st *context, uint64_t local_bytes, bool heap, bool printf_buffer); // before a launch
 struct CUctx_st *sim_context_of_device(int ordinal); // its primary where active, else any of this process; NULL
 struct CUctx_st *sim_context_first(void);
 
@@ -203,9 +205,12 @@ CUresult sim_fill(uint64_t address, uint64_t pitch, unsigned value, unsigned ele
 
 // --- managed.c
 void sim_managed_touch(struct sim_range *range, uint64_t upto_bytes); // used by the GPU: now it has pages there
+void sim_managed_leave(struct sim_range *range);                       // it has none any more
 
 // --- vmm.c
 bool sim_vmm_accessible(struct sim_range *range, uint64_t address, uint64_t bytes);
+
+#define SIM_SMALL_BYTES SIM_MIB // up to this, allocations share blocks (docs/driver-facts.md)
 
 // --- pool.c
 CUresult sim_pool_free_now(CUdeviceptr address); // cuMemFree of a stream-ordered allocation

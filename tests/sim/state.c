@@ -282,6 +282,11 @@ bool sim_process_alive(int slot)
 int sim_process_pid(int slot)
 {
 	struct sim_process *process = &sim_state->process[slot];
+	const char *faults = getenv("SOFTMIG_SIM_FAULT");
+	if (faults == NULL || strstr(faults, "nvml:hostpids") == NULL) {
+		int pid = holder(slot);
+		return pid > 0 ? pid : 0;
+	}
 	if (process->host_pid == 0 && own_pid_ns() == sim_state->host_pid_ns) {
 		int pid = holder(slot);
 		process->host_pid = pid > 0 ? pid : 0;
@@ -356,7 +361,7 @@ uint64_t sim_gpu_used(int gpu)
 	uint64_t bytes = 0;
 	for (int slot = 0; slot < SIM_PROCESSES; slot++)
 		if (sim_state->process[slot].pid != 0)
-			bytes += sim_state->process[slot].used_bytes[gpu];
+			bytes += sim_state->process[slot].used_bytes[gpu] + sim_state->process[slot].managed_bytes[gpu];
 	return bytes;
 }
 

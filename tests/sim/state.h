@@ -74,6 +74,7 @@ struct sim_process {
 	uint64_t generation;
 	uint64_t start_ns; // CLOCK_REALTIME
 	uint64_t used_bytes[SIM_GPUS];
+	uint64_t managed_bytes[SIM_GPUS]; // pages of managed memory: the GPU's, but in no figure of the process
 	uint64_t peak_bytes[SIM_GPUS];
 	uint32_t contexts[SIM_GPUS];
 	uint64_t busy_ns[SIM_GPUS];
@@ -89,7 +90,7 @@ struct sim_gpu {
 	uint64_t total_bytes;    // as NVML has it
 	uint64_t reserved_bytes; // firmware and driver: neither free nor a process's
 	int32_t processors, capability;
-	uint64_t context_bytes, next_context_bytes; // what a process's first and each further context costs
+	uint64_t context_bytes; // what each context costs
 	// the timeline, see timeline.c
 	uint64_t clock_ns;
 	int32_t current;
@@ -153,7 +154,8 @@ uint64_t sim_realtime_ns(void);
 int sim_process_claim(void);
 // Does the process of this slot live (lock held)?
 bool sim_process_alive(int slot);
-// Its pid on the host, which is what NVML reports, also to callers in other PID namespaces; 0: not known (lock held).
+// Its pid as the caller's PID namespace knows it, 0: not visible there (lock held). With the fault "nvml:hostpids": its pid on the
+// host, whoever asks; 0: not known, as it has a /proc of its own and nobody on the host has looked.
 int sim_process_pid(int slot);
 // Discards processes that are no more: memory, contexts, queued work (lock held). Returns how many.
 int sim_reap(void);

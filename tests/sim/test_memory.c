@@ -8,8 +8,8 @@ static void a_context_costs_what_the_h200_was_measured_to_cost(void)
 	start(0);
 	OK(cuMemGetInfo_v2(&free, &total));
 	EQUAL(total, 143155 * MIB);
-	EQUAL(free, 142627 * MIB);
-	EQUAL(process_bytes(0, getpid()), 528 * MIB);
+	EQUAL(free, 142637 * MIB);
+	EQUAL(process_bytes(0, getpid()), 518 * MIB);
 	OK(cuMemGetInfo_v2(NULL, &total));
 	OK(cuMemGetInfo_v2(&free, NULL));
 	OK(cuMemGetInfo_v2(NULL, NULL));
@@ -42,7 +42,7 @@ static void large_ones_take_whole_granules(void)
 	size_t before = free_bytes(), pitch;
 	OK(cuMemAlloc_v2(&at, 3 * MIB));
 	EQUAL(before - free_bytes(), 4 * MIB);
-	EQUAL(process_bytes(0, getpid()), 532 * MIB);
+	EQUAL(process_bytes(0, getpid()), 522 * MIB);
 	OK(cuMemFree_v2(at));
 	OK(cuMemAllocPitch_v2(&at, &pitch, 1000, 5000, 4));
 	EQUAL(pitch, 1024);
@@ -154,13 +154,13 @@ static void an_ended_context_gives_all_back(void)
 	CUdeviceptr at;
 	CUmodule module;
 	OK(cuCtxCreate_v2(&second, 0, 0));
-	EQUAL(process_bytes(0, getpid()), (528 + 462) * MIB);
+	EQUAL(process_bytes(0, getpid()), (518 + 518) * MIB);
 	OK(cuMemAlloc_v2(&at, 10));
 	OK(cuMemAlloc_v2(&at, 100 * MIB));
 	OK(cuModuleLoadData(&module, "softmig-sim-module code=6M"));
-	EQUAL(process_bytes(0, getpid()), (528 + 462 + 2 + 100 + 6) * MIB);
+	EQUAL(process_bytes(0, getpid()), (518 + 518 + 2 + 100 + 6) * MIB);
 	OK(cuCtxDestroy_v2(second));
-	EQUAL(process_bytes(0, getpid()), 528 * MIB);
+	EQUAL(process_bytes(0, getpid()), 518 * MIB);
 	OK(cuDevicePrimaryCtxRelease_v2(0));
 	EQUAL(process_bytes(0, getpid()), 0);
 	size_t bytes;

@@ -15,8 +15,8 @@ static void a_killed_process_leaves_nothing(void)
 {
 	struct child child = spawn(hold);
 	hear(child.from);
-	EQUAL(process_bytes(0, child.pid), 1528 * MIB);
-	EQUAL(used_bytes(0), 1528 * MIB);
+	EQUAL(process_bytes(0, child.pid), 1518 * MIB);
+	EQUAL(used_bytes(0), 1518 * MIB);
 	kill(child.pid, SIGKILL);
 	siginfo_t info;
 	EQUAL(waitid(P_PID, (id_t)child.pid, &info, WEXITED | WNOWAIT), 0); // dead, but nobody has asked for its status yet
@@ -31,17 +31,17 @@ static void the_last_bytes_go_to_one(void)
 	hear(first.from);
 	hear(second.from);
 	start(0);
-	EQUAL(free_bytes(), (size_t)(143155 - 3 * 528 - 2000) * MIB);
+	EQUAL(free_bytes(), (size_t)(143155 - 3 * 518 - 2000) * MIB);
 	CUdeviceptr at;
 	EQUAL(cuMemAlloc_v2(&at, free_bytes() + MIB), CUDA_ERROR_OUT_OF_MEMORY);
 	kill(second.pid, SIGKILL);
 	finish(second);
-	OK(cuMemAlloc_v2(&at, (size_t)(143154 - 2 * 528 - 1000) * MIB));
+	OK(cuMemAlloc_v2(&at, (size_t)(143154 - 2 * 518 - 1000) * MIB));
 	EQUAL(free_bytes(), MIB);
 	OK(cuMemFree_v2(at));
 	say(first.to);
 	EQUAL(finish(first), 0);
-	EQUAL(process_bytes(0, getpid()), 528 * MIB);
+	EQUAL(process_bytes(0, getpid()), 518 * MIB);
 }
 
 static void inherit(int to_parent, int from_parent)
@@ -58,7 +58,7 @@ static void a_forked_child_has_no_driver(void)
 {
 	struct child child = spawn(inherit);
 	EQUAL(finish(child), 0);
-	EQUAL(process_bytes(0, getpid()), 528 * MIB); // its end did not touch what is its parent's
+	EQUAL(process_bytes(0, getpid()), 518 * MIB); // its end did not touch what is its parent's
 }
 
 int main(void)

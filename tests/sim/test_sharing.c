@@ -75,7 +75,7 @@ int main(void)
 	CHECK(read(child.from, &ipc, sizeof(ipc)) == sizeof(ipc));
 	int vmm_fd = receive_fd(), pool_fd = receive_fd();
 	CHECK(read(child.from, &data, sizeof(data)) == sizeof(data));
-	const size_t exported = (528 + 10 + 20 + 32) * MIB;
+	const size_t exported = (518 + 10 + 20 + 32) * MIB;
 	EQUAL(process_bytes(0, child.pid), exported);
 	start(0);
 	OK(cuIpcOpenMemHandle_v2(&plain, ipc, CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS));
@@ -92,18 +92,18 @@ int main(void)
 	OK(cuMemcpyDtoH_v2(&byte, pooled + MIB - 1, 1));
 	EQUAL(byte, 'q');
 	EQUAL(cuMemAllocFromPoolAsync(&twice, 10, pool, NULL), CUDA_ERROR_INVALID_VALUE);
-	EQUAL(process_bytes(0, getpid()), 528 * MIB); // all of it is charged to the exporter
+	EQUAL(process_bytes(0, getpid()), 518 * MIB); // all of it is charged to the exporter
 	EQUAL(process_bytes(0, child.pid), exported);
 	kill(child.pid, SIGKILL);
 	EQUAL(finish(child), 128 + SIGKILL);
-	EQUAL(process_bytes(0, getpid()), (528 + 10 + 20) * MIB); // now to the one that still holds it
+	EQUAL(process_bytes(0, getpid()), (518 + 10 + 20) * MIB); // now to the one that still holds it
 	OK(cuMemcpyDtoH_v2(&byte, plain, 1));
 	EQUAL(byte, 'p');
 	OK(cuIpcCloseMemHandle(plain));
-	EQUAL(process_bytes(0, getpid()), (528 + 20) * MIB);
+	EQUAL(process_bytes(0, getpid()), (518 + 20) * MIB);
 	OK(cuMemRelease(handle));
 	OK(cuMemUnmap(mapped, 20 * MIB));
 	OK(cuMemFreeAsync(pooled, NULL));
-	EQUAL(used_bytes(0), 528 * MIB);
+	EQUAL(used_bytes(0), 518 * MIB);
 	return 0;
 }

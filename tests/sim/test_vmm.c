@@ -83,6 +83,36 @@ static void arrays_hold_memory_and_bytes(void)
 	OK(cuArrayDestroy(array));
 	EQUAL(cuArrayDestroy(array), CUDA_ERROR_INVALID_HANDLE);
 	EQUAL(free_bytes(), before);
+	// as measured (docs/driver-facts.md)
+	static const struct {
+		size_t width, height, mib;
+	} floats[] = {{1000, 1000, 4}, {4096, 4096, 64}, {4097, 4097, 68}, {100000, 1, 4}, {100, 100, 2}};
+	for (size_t i = 0; i < sizeof(floats) / sizeof(floats[0]); i++) {
+		CUDA_ARRAY_DESCRIPTOR one = {.Width = floats[i].width, .Height = floats[i].height, .Format = CU_AD_FORMAT_FLOAT, .NumChannels = 1};
+		OK(cuArrayCreate_v2(&array, &one));
+		EQUAL(before - free_bytes(), floats[i].mib * MIB);
+		OK(cuArrayDestroy(array));
+	}
+	CUarray small[4];
+	flat.Width = flat.Height = 100;
+	for (int i = 0; i < 4; i++)
+		OK(cuArrayCreate_v2(&small[i], &flat));
+	EQUAL(before - free_bytes(), 2 * MIB); // small arrays share a block
+	for (int i = 0; i < 4; i++)
+		OK(cuArrayDestroy(small[i]));
+	CUDA_ARRAY3D_DESCRIPTOR twin = {.Width = 1000, .Height = 1000, .Format = CU_AD_FORMAT_FLOAT, .NumChannels = 1,
+		.Flags = CUDA_ARRAY3D_DEFERRED_MAPPING};
+	CUDA_ARRAY_MEMORY_REQUIREMENTS needs;
+	OK(cuArray3DCreate_v2(&array, &twin));
+	EQUAL(free_bytes(), before);
+	OK(cuArrayGetMemoryRequirements(&needs, array, 0));
+	EQUAL(needs.size, 4032 * 1024);
+	OK(cuArrayDestroy(array));
+	CUmipmappedArray levels;
+	CUDA_ARRAY3D_DESCRIPTOR square = {.Width = 2048, .Height = 2048, .Format = CU_AD_FORMAT_FLOAT, .NumChannels = 1};
+	OK(cuMipmappedArrayCreate(&levels, &square, 12));
+	EQUAL(before - free_bytes(), 22 * MIB);
+	OK(cuMipmappedArrayDestroy(levels));
 	CUDA_ARRAY3D_DESCRIPTOR solid = {.Width = 256, .Height = 256, .Depth = 256, .Format = CU_AD_FORMAT_UNSIGNED_INT8, .NumChannels = 4};
 	CUmipmappedArray mipmap;
 	OK(cuMipmappedArrayCreate(&mipmap, &solid, 3));
