@@ -17,7 +17,7 @@ outside() { # MiB in use on GPU 0, seen from outside
 @test "memory is granted up to the limit, refused beyond with the driver's own code, and granted again" {
 	slice 4G
 	run in_job "$steps" init ctx info alloc:3500M alloc:128M alloc:64M info freeall alloc:3500M freeall info
-	context=528
+	context=518
 	[ "${lines[2]}" = "info: 0 $((4096 - context)) 4096, null 0 0 0" ]
 	[ "${lines[3]}" = "alloc:3500M: 0" ]
 	[ "${lines[4]}" = "alloc:128M: 2" ]
@@ -30,36 +30,36 @@ outside() { # MiB in use on GPU 0, seen from outside
 @test "small allocations share the driver's blocks and are charged by the block" {
 	slice 1G
 	run in_job "$steps" init ctx info alloc:1 info alloc:1k info alloc:1M info alloc:1M info free:0 free:1 info free:2 free:3 info
-	[ "${lines[2]}" = "info: 0 496 1024, null 0 0 0" ]
-	[ "${lines[4]}" = "info: 0 494 1024, null 0 0 0" ]
-	[ "${lines[6]}" = "info: 0 494 1024, null 0 0 0" ]
-	[ "${lines[8]}" = "info: 0 494 1024, null 0 0 0" ]
-	[ "${lines[10]}" = "info: 0 492 1024, null 0 0 0" ]
-	[ "${lines[16]}" = "info: 0 496 1024, null 0 0 0" ]
+	[ "${lines[2]}" = "info: 0 506 1024, null 0 0 0" ]
+	[ "${lines[4]}" = "info: 0 504 1024, null 0 0 0" ]
+	[ "${lines[6]}" = "info: 0 504 1024, null 0 0 0" ]
+	[ "${lines[8]}" = "info: 0 504 1024, null 0 0 0" ]
+	[ "${lines[10]}" = "info: 0 502 1024, null 0 0 0" ]
+	[ "${lines[16]}" = "info: 0 506 1024, null 0 0 0" ]
 }
 
 @test "pitched and managed memory count, odd element sizes are the driver's to refuse" {
 	slice 2G
 	run in_job "$steps" init ctx info pitch:1000x1048576x4 info pitch:1000x10x3 managed:256M info freeall info
 	[ "${lines[3]}" = "pitch:1000x1048576x4: 0" ]
-	[ "${lines[4]}" = "info: 0 $((2048 - 528 - 1024)) 2048, null 0 0 0" ]
+	[ "${lines[4]}" = "info: 0 $((2048 - 518 - 1024)) 2048, null 0 0 0" ]
 	[ "${lines[5]}" = "pitch:1000x10x3: 1" ]
 	[ "${lines[6]}" = "managed:256M: 0" ]
-	[ "${lines[7]}" = "info: 0 $((2048 - 528 - 1024 - 256)) 2048, null 0 0 0" ]
-	[ "${lines[9]}" = "info: 0 $((2048 - 528)) 2048, null 0 0 0" ]
+	[ "${lines[7]}" = "info: 0 $((2048 - 518 - 1024 - 256)) 2048, null 0 0 0" ]
+	[ "${lines[9]}" = "info: 0 $((2048 - 518)) 2048, null 0 0 0" ]
 }
 
 @test "what the library never saw allocated is the driver's to free" {
 	slice 2G
 	run in_job "$steps" init ctx freeunknown info
 	[ "${lines[2]}" = "freeunknown: 1" ]
-	[ "${lines[3]}" = "info: 0 1520 2048, null 0 0 0" ]
+	[ "${lines[3]}" = "info: 0 1530 2048, null 0 0 0" ]
 }
 
 @test "NVML shows the slice in every version, for GPUs inside it" {
 	slice 4G
 	run in_job "$steps" init ctx alloc:1G nvml:0
-	[ "${lines[3]}" = "nvml:0: 4096 1552 2544, 4096 1552 2544" ]
+	[ "${lines[3]}" = "nvml:0: 4096 1542 2554, 4096 1542 2554" ]
 }
 
 @test "NVML's process lists show the slice's processes, each version with its own records" {
@@ -69,7 +69,7 @@ outside() { # MiB in use on GPU 0, seen from outside
 	until [ "$(outside)" -ge 1200 ]; do sleep 0.05; done
 	run in_job "$steps" init ctx pids:0
 	kill $other
-	[[ "${lines[2]}" =~ ^pids:0:\ size\ 7\ 1,\ v1\ ([0-9]+)=528,\ v2\ ([0-9]+)=528,\ v3\ ([0-9]+)=528$ ]]
+	[[ "${lines[2]}" =~ ^pids:0:\ size\ 7\ 1,\ v1\ ([0-9]+)=518,\ v2\ ([0-9]+)=518,\ v3\ ([0-9]+)=518$ ]]
 	[ "${BASH_REMATCH[1]}" != "$other" ]
 	[ "${BASH_REMATCH[1]}" = "${BASH_REMATCH[3]}" ]
 }
@@ -81,7 +81,7 @@ outside() { # MiB in use on GPU 0, seen from outside
 	exec 8>"$work/go"
 	until grep -q alloc "$work/first" 2>/dev/null; do sleep 0.05; done
 	run in_job "$steps" init ctx info alloc:1G alloc:512M
-	[ "${lines[2]}" = "info: 0 $((3072 - 528 - 1200 - 528)) 3072, null 0 0 0" ]
+	[ "${lines[2]}" = "info: 0 $((3072 - 518 - 1200 - 518)) 3072, null 0 0 0" ]
 	[ "${lines[3]}" = "alloc:1G: 2" ]
 	[ "${lines[4]}" = "alloc:512M: 0" ]
 	[ "$(outside)" -le 3072 ]
@@ -97,7 +97,7 @@ outside() { # MiB in use on GPU 0, seen from outside
 	kill -9 "$(pgrep -f "^$steps init ctx alloc:2G")"
 	run in_job "$steps" init ctx alloc:2G info
 	[ "${lines[2]}" = "alloc:2G: 0" ]
-	[ "${lines[3]}" = "info: 0 $((3072 - 528 - 2048)) 3072, null 0 0 0" ]
+	[ "${lines[3]}" = "info: 0 $((3072 - 518 - 2048)) 3072, null 0 0 0" ]
 }
 
 @test "a context that does not fit is out of memory, and costs nothing" {
@@ -113,7 +113,7 @@ outside() { # MiB in use on GPU 0, seen from outside
 	slice 3G
 	run in_job "$steps" init ctx alloc:1G reset ctx info
 	[ "${lines[3]}" = "reset: 0" ]
-	[ "${lines[5]}" = "info: 0 $((3072 - 528)) 3072, null 0 0 0" ]
+	[ "${lines[5]}" = "info: 0 $((3072 - 518)) 3072, null 0 0 0" ]
 }
 
 @test "each GPU has its own limit and account" {
@@ -122,7 +122,7 @@ outside() { # MiB in use on GPU 0, seen from outside
 		CUDA_DEVICE_MEMORY_LIMIT_1=1G
 	X
 	run in_job "$steps" init ctx:0 alloc:1G info ctx:1 info alloc:1G alloc:256M info
-	[ "${lines[3]}" = "info: 0 496 2048, null 0 0 0" ]
+	[ "${lines[3]}" = "info: 0 506 2048, null 0 0 0" ]
 	[[ "${lines[5]}" == "info: 0 "*" 1024, null 0 0 0" ]]
 	[ "${lines[6]}" = "alloc:1G: 2" ]
 	[ "${lines[7]}" = "alloc:256M: 0" ]
@@ -132,7 +132,7 @@ outside() { # MiB in use on GPU 0, seen from outside
 	slice 3G
 	run in_job "$steps" init ctx alloc:1G fork info
 	[ "${lines[3]}" = "fork: 3" ] # CUDA_ERROR_NOT_INITIALIZED
-	[ "${lines[4]}" = "info: 0 $((3072 - 528 - 1024)) 3072, null 0 0 0" ]
+	[ "${lines[4]}" = "info: 0 $((3072 - 518 - 1024)) 3072, null 0 0 0" ]
 }
 
 @test "where NVML knows no processes a context stays charged at its cost" {
