@@ -234,8 +234,10 @@ uint64_t sim_pool_trim(struct CUmemPoolHandle_st *pool, uint64_t keep_bytes)
 		*link = chunk->next;
 		pool->reserved_bytes -= chunk->backing.bytes;
 		uint64_t *kept = &sim_device[pool->device].kept_bytes;
-		uint64_t keep = *kept == 0 && reserved_on(pool->device) == 0 && chunk->backing.bytes >= SIM_POOL_CHUNK ? SIM_POOL_CHUNK : 0;
-		*kept += keep; // the last 32 MiB stay with the process, for its next pool that grows (docs/driver-facts.md)
+		// As ordered, the last of it stays with the process, for its next pool that grows: an H200 keeps 32 MiB (docs/driver-facts.md).
+		uint64_t stays = sim_env_bytes("SOFTMIG_SIM_POOL_KEEP", 0);
+		uint64_t keep = *kept == 0 && reserved_on(pool->device) == 0 && chunk->backing.bytes >= stays ? stays : 0;
+		*kept += keep;
 		released += chunk->backing.bytes - keep;
 		sim_gpu_uncharge(pool->gpu, chunk->backing.bytes - keep);
 		sim_backing_unmap(&chunk->backing);
