@@ -322,6 +322,7 @@ $ours"
 		! grep -q libsoftmig /proc/self/maps
 		"$BUILD/softmig" enable
 		sleep 60 & old=$!
+		until grep -q sleep "/proc/$old/cmdline"; do :; done
 		grep -q libsoftmig "/proc/$old/maps"
 		setpriv --reuid 65534 --regid 65534 --clear-groups grep -c libsoftmig /proc/self/maps
 		"$BUILD/softmig" update --library "$work/newer.so"

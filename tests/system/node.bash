@@ -27,6 +27,7 @@ on_a_node() {
 		mount --bind "$node/changes" "$root/tmp/changes"
 		mount --bind -o ro / "$root/tmp/before"
 		rm -rf "$root/etc/softmig" "$root/var/log/softmig" "$root/var/lib/shared" "$root/etc/ld.so.preload" # a fresh node has none
+		sed -i /man-db/d "$root/var/lib/dpkg/triggers/File" 2>/dev/null || : # or dpkg indexes all manual pages again each time
 		cd /
 		exec chroot "$root" "$@"' on_a_node "$node" "$@"
 }
