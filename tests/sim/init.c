@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Start of the driver in a process: cuInit, which devices it sees, versions, names of errors.
+#include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,12 +62,33 @@ bool sim_alloc_fault(void)
 	return every > 0 && ++count % every == 0;
 }
 
+// The GPUs whose device file this process may open: all of them, unless SOFTMIG_SIM_DEVICES is the path of the files without their
+// number ("/dev/nvidia") and a device cgroup or the file's mode forbids some. Like the driver, which then counts the others from 0.
+static int permitted[SIM_GPUS], permitted_count;
+
+static void find_permitted(void)
+{
+	const char *prefix = getenv("SOFTMIG_SIM_DEVICES");
+	permitted_count = 0;
+	for (int gpu = 0; gpu < sim_state->gpu_count; gpu++) {
+		char path[512];
+		snprintf(path, sizeof(path), "%s%d", prefix != NULL ? prefix : "", gpu);
+		int fd = prefix != NULL ? open(path, O_RDWR | O_CLOEXEC) : -1;
+		bool forbidden = prefix != NULL && fd < 0 && (errno == EPERM || errno == EACCES);
+		if (fd >= 0)
+			close(fd);
+		if (!forbidden)
+			permitted[permitted_count++] = gpu;
+	}
+}
+
 // One entry of CUDA_VISIBLE_DEVICES into an index, -1 where it names no GPU.
 static int visible_entry(const char *text, size_t length)
 {
 	if (length > 4 && strncasecmp(text, "GPU-", 4) == 0) {
 		int found = -1;
-		for (int gpu = 0; gpu < sim_state->gpu_count; gpu++) {
+		for (int i = 0; i < permitted_count; i++) {
+			int gpu = permitted[i];
 			char uuid[41];
 			sim_gpus_uuid_text(sim_state->gpu[gpu].uuid, uuid);
 			if (length <= 40 && strncasecmp(uuid, text, length) == 0) {
@@ -82,16 +106,17 @@ static int visible_entry(const char *text, size_t length)
 	number[length] = '\0';
 	char *rest;
 	long index = strtol(number, &rest, 10);
-	return rest != number && index >= 0 && index < sim_state->gpu_count ? (int)index : -1;
+	return rest != number && index >= 0 && index < permitted_count ? permitted[index] : -1;
 }
 
 static void see_devices(void)
 {
 	const char *text = getenv("CUDA_VISIBLE_DEVICES");
 	sim_device_count = 0;
+	find_permitted();
 	if (text == NULL) {
-		for (int gpu = 0; gpu < sim_state->gpu_count; gpu++)
-			sim_device[sim_device_count++].gpu = gpu;
+		for (int i = 0; i < permitted_count; i++)
+			sim_device[sim_device_count++].gpu = permitted[i];
 		return;
 	}
 	while (*text != '\0' && sim_device_count < SIM_GPUS) {
