@@ -55,7 +55,7 @@ batch() {
 }
 
 until_true() { # until_true COMMAND...: within 10 s
-  for _ in $(seq 100); do "$@" && return 0; sleep 0.1; done
+  for _ in $(seq 100); do "$@" 2>/dev/null && return 0; sleep 0.1; done
   echo "never became true: $*" >&2
   return 1
 }
@@ -80,4 +80,5 @@ resume() { # after a drained node
 uuid_of() { # uuid_of NODE MINOR: as the simulated driver has it
   on "$1" env $(cat "$LAB/nodes/$1/sim.env") "$BUILD/programs/slurm-probe" | awk -v i="$2" '$1 == "gpu" && $2 == i { print $3 }'
 }
+logs_say() { on "$1" sh -c "grep -hq '$2' /var/log/softmig/*.log"; } # logs_say NODE TEXT
 limit_file() { on "$1" cat "/run/softmig/$2.conf"; }
