@@ -15,6 +15,7 @@
 #include "cli/slice_gpus.h"
 #include "cli/slice_log.h"
 #include "cli/slice_state.h"
+#include "cli/slice_sum.h"
 #include "cli/summary.h"
 #include "slice/log.h"
 
@@ -40,6 +41,7 @@ struct arguments {
 	int oom_killer;        // -1: not given
 	int share_mode;        // -1: not given
 	int log_level;         // -1: not given
+	uint64_t het_job;      // 0: not given
 	int64_t array_task;    // -1: the job is no element of an array
 };
 
@@ -49,9 +51,9 @@ const struct softmig_verb softmig_verb_slice = {
 	.name = "slice",
 	.arguments = "create|resize|delete --job ID [options]",
 	.summary = "Make, change and remove the slice of a Slurm job (prolog and epilog call it)",
-	.help = "softmig slice create --job ID --uid UID [--gid GID] --gpu GPU=SHARDS/TOTAL [--gpu ...] [--array-task N] [--replace]\n"
+	.help = "softmig slice create --job ID --uid UID [--gid GID] --gpu GPU=SHARDS/TOTAL [--gpu ...] [--array-task N] [--het-job ID] [--replace]\n"
 		"softmig slice resize --job ID [--gpu GPU=SHARDS/TOTAL ...] [--memory SIZE] [--sm PERCENT]\n"
-		"softmig slice delete --job ID\n"
+		"softmig slice delete --job ID [--het-job ID]\n"
 		"softmig slice fail   --job ID REASON\n\n"
 		"create gives the job SHARDS of TOTAL shards of each named GPU: that part of its memory and of its compute time.\n"
 		"resize changes a running job within a second: what it gains it can use at once; where it already holds more than\n"
@@ -60,6 +62,7 @@ const struct softmig_verb softmig_verb_slice = {
 		"  --job ID             the job's raw id (SLURM_JOB_ID)\n"
 		"  --uid UID, --gid GID the job's user, who will own its accounting\n"
 		"  --array-task N       of an array's element: its log is JOB_N.log\n"
+		"  --het-job ID         of a component: the first component's id, which all its processes bear where there are no cgroups\n"
 		"  --gpu GPU=S/T        GPU: its UUID (GPU-...) or N of /dev/nvidiaN\n"
 		"  --replace            a slice that the job already has is replaced (and kept if it is the same)\n"
 		"  --memory SIZE        on each GPU of the job: 12G, 6144M, ...\n"
@@ -113,7 +116,7 @@ static int parse(int argc, char **argv, struct arguments *arguments) {
 		{ "replace", no_argument, NULL, 'r' },          { "memory", required_argument, NULL, 'm' },
 		{ "sm", required_argument, NULL, 's' },         { "share-mode", required_argument, NULL, 'S' },
 		{ "oom-killer", required_argument, NULL, 'o' }, { "log-level", required_argument, NULL, 'l' },
-		{ "array-task", required_argument, NULL, 'a' },
+		{ "array-task", required_argument, NULL, 'a' }, { "het-job", required_argument, NULL, 'H' },
 		{ 0 },
 	};
 	memset(arguments, 0, sizeof(*arguments));
@@ -165,6 +168,9 @@ static int parse(int argc, char **argv, struct arguments *arguments) {
 		case 'a':
 			good = parse_number(optarg, UINT32_MAX, &number);
 			arguments->array_task = (int64_t)number;
+			break;
+		case 'H':
+			good = parse_number(optarg, UINT32_MAX, &arguments->het_job) && arguments->het_job > 0;
 			break;
 		case 'h':
 			return 1 + SOFTMIG_EXIT_OK;
@@ -261,12 +267,35 @@ static enum softmig_limits_status load(uint64_t job, struct softmig_limits *limi
 	return softmig_limits_load_path(path, 0, limits, error);
 }
 
+// Makes or enlarges what is in force for job. 0 or -1 with why.
+static int establish(int directory, const struct arguments *arguments, uint64_t job, const struct softmig_limits *limits, char *why, size_t why_size) {
+	gid_t gid = arguments->has_gid ? arguments->gid : 0;
+	softmig_slice_log_make(SOFTMIG_LOG_DIR, job, arguments->array_task, arguments->uid, gid); // a job can do without
+	// The limit file last: it is what makes the slice.
+	if (softmig_state_create_shared(job, arguments->uid, gid, limits, why, why_size) != 0)
+		return -1;
+	return softmig_state_write(directory, job, limits, why, why_size);
+}
+
+// Adds a component's slice to what is in force for its job's first component.
+static int add_component(int directory, const struct arguments *arguments, const struct softmig_limits *part, char *why, size_t why_size) {
+	struct softmig_limits sum;
+	struct softmig_limits_error error;
+	if (load(arguments->het_job, &sum, &error) != SOFTMIG_LIMITS_OK) {
+		sum = *part;
+	} else if (!softmig_slice_add(&sum, part)) {
+		snprintf(why, why_size, "its job has more than %d GPUs on this node", SOFTMIG_MAX_GPUS);
+		return -1;
+	}
+	return establish(directory, arguments, arguments->het_job, &sum, why, why_size);
+}
+
 static int create(const struct arguments *arguments) {
 	if (!arguments->has_uid || arguments->requests == 0)
 		return softmig_cli_usage(verb, "create needs --uid and at least one --gpu");
 	struct softmig_limits limits, present;
 	struct softmig_limits_error error;
-	char why[256];
+	char why[256], ignored[256];
 	int status = measure(arguments, &limits);
 	if (status != 0)
 		return status - 1;
@@ -275,29 +304,30 @@ static int create(const struct arguments *arguments) {
 	if (directory < 0)
 		return fail(arguments, "%s", why);
 	int result = SOFTMIG_EXIT_FAILED;
+	bool first = arguments->het_job == arguments->job, keep = false;
 	if (softmig_state_has_limits(directory, arguments->job)) {
 		if (!arguments->replace) {
 			fail(arguments, "it already has a slice; softmig slice resize changes it");
 			goto out;
 		}
 		// slurmd restarted: the job's processes may be running on this very ledger.
-		if (load(arguments->job, &present, &error) == SOFTMIG_LIMITS_OK && same(&present, &limits) &&
+		if (load(arguments->job, &present, &error) == SOFTMIG_LIMITS_OK &&
 		    softmig_state_shared_fits(directory, arguments->job, arguments->uid)) {
-			result = SOFTMIG_EXIT_OK;
-			goto out;
+			if (same(&present, &limits) || (first && softmig_slice_covers(&present, &limits))) {
+				result = SOFTMIG_EXIT_OK;
+				goto out;
+			}
+			keep = first && softmig_slice_add(&limits, &present); // another component was here before
 		}
 	}
-	if (softmig_state_remove(directory, arguments->job, why, sizeof(why)) != 0) {
+	if (!keep && softmig_state_remove(directory, arguments->job, why, sizeof(why)) != 0) {
 		fail(arguments, "%s", why);
 		goto out;
 	}
-	gid_t gid = arguments->has_gid ? arguments->gid : 0;
-	softmig_slice_log_make(SOFTMIG_LOG_DIR, arguments->job, arguments->array_task, arguments->uid, gid); // a job can do without
-	// The limit file last: it is what makes the slice.
-	if (softmig_state_create_shared(arguments->job, arguments->uid, gid, &limits, arguments->requests, why, sizeof(why)) != 0 ||
-	    softmig_state_write(directory, arguments->job, &limits, arguments->requests, why, sizeof(why)) != 0) {
-		char ignored[256];
-		softmig_state_remove(directory, arguments->job, ignored, sizeof(ignored));
+	if (establish(directory, arguments, arguments->job, &limits, why, sizeof(why)) != 0 ||
+	    (arguments->het_job > 0 && !first && add_component(directory, arguments, &limits, why, sizeof(why)) != 0)) {
+		if (!keep)
+			softmig_state_remove(directory, arguments->job, ignored, sizeof(ignored));
 		fail(arguments, "%s", why);
 		goto out;
 	}
@@ -331,17 +361,14 @@ static int resize(const struct arguments *arguments) {
 	case SOFTMIG_LIMITS_OK:
 		break;
 	}
-	while (gpus < SOFTMIG_MAX_GPUS && limits.has_uuid[gpus])
-		gpus++;
+	gpus = softmig_slice_entries(&limits);
 	if (gpus == 0) {
 		fail(arguments, "its limit file was not written by softmig slice: change the file itself");
 		goto out;
 	}
 	for (int i = 0; i < arguments->requests; i++) {
-		int entry = 0;
-		while (entry < gpus && memcmp(limits.uuid[entry], entries.uuid[i], 16) != 0)
-			entry++;
-		if (entry == gpus) {
+		int entry = softmig_slice_entry(&limits, entries.uuid[i]);
+		if (entry < 0) {
 			softmig_uuid_text(entries.uuid[i], name);
 			fail(arguments, "it has no slice of GPU %s", name);
 			goto out;
@@ -356,7 +383,7 @@ static int resize(const struct arguments *arguments) {
 			limits.sm_pct[i] = arguments->sm_pct;
 	}
 	apply_modes(arguments, &limits);
-	if (softmig_state_write(directory, arguments->job, &limits, gpus, why, sizeof(why)) != 0)
+	if (softmig_state_write(directory, arguments->job, &limits, why, sizeof(why)) != 0)
 		fail(arguments, "%s", why);
 	else
 		result = SOFTMIG_EXIT_OK;
@@ -365,13 +392,30 @@ out:
 	return result;
 }
 
+// Takes a component's slice out of what is in force for its job's first component.
+static int remove_component(int directory, const struct arguments *arguments, char *why, size_t why_size) {
+	struct softmig_limits sum, part;
+	struct softmig_limits_error error;
+	if (load(arguments->het_job, &sum, &error) != SOFTMIG_LIMITS_OK || load(arguments->job, &part, &error) != SOFTMIG_LIMITS_OK)
+		return 0;
+	softmig_slice_subtract(&sum, &part);
+	if (softmig_slice_entries(&sum) > 0)
+		return softmig_state_write(directory, arguments->het_job, &sum, why, why_size);
+	softmig_summary_keep(SOFTMIG_LOG_DIR, arguments->het_job);
+	int failed = softmig_state_remove(directory, arguments->het_job, why, why_size);
+	softmig_slice_log_tidy(SOFTMIG_LOG_DIR, arguments->het_job);
+	return failed;
+}
+
 static int delete(const struct arguments *arguments) {
 	char why[256];
-	int directory = softmig_state_open(why, sizeof(why));
+	int directory = softmig_state_open(why, sizeof(why)), failed = 0;
 	if (directory < 0)
 		return fail(arguments, "%s", why);
 	softmig_summary_keep(SOFTMIG_LOG_DIR, arguments->job); // for softmig report; a job's end waits for nothing
-	int failed = softmig_state_remove(directory, arguments->job, why, sizeof(why));
+	if (arguments->het_job > 0 && arguments->het_job != arguments->job)
+		failed = remove_component(directory, arguments, why, sizeof(why));
+	failed |= softmig_state_remove(directory, arguments->job, why, sizeof(why));
 	close(directory);
 	softmig_slice_log_tidy(SOFTMIG_LOG_DIR, arguments->job);
 	return failed ? fail(arguments, "%s", why) : SOFTMIG_EXIT_OK;

@@ -2,6 +2,7 @@
 // What root keeps of a job: see slice_state.h.
 #include "cli/slice_state.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -12,7 +13,9 @@
 #include <unistd.h>
 
 #include "cli/slice_gpus.h"
+#include "cli/slice_sum.h"
 #include "slice/ledger.h"
+#include "slice/turn_files.h"
 
 enum { NAME_BYTES = 64, TEXT_BYTES = 8192 };
 
@@ -56,10 +59,10 @@ bool softmig_state_has_limits(int directory, uint64_t job) {
 	return fstatat(directory, name, &status, AT_SYMLINK_NOFOLLOW) == 0;
 }
 
-static size_t format_limits(char *text, size_t size, uint64_t job, const struct softmig_limits *limits, int gpus) {
+static size_t format_limits(char *text, size_t size, uint64_t job, const struct softmig_limits *limits) {
 	char uuid[SOFTMIG_UUID_TEXT];
 	size_t length = (size_t)snprintf(text, size, "# Job %" PRIu64 ", written by softmig slice\n", job);
-	for (int i = 0; i < gpus; i++) {
+	for (int i = 0; i < softmig_slice_entries(limits); i++) {
 		bool whole = limits->memory_bytes[i] % (1 << 20) == 0; // MiB are easier to read
 		softmig_uuid_text(limits->uuid[i], uuid);
 		length += (size_t)snprintf(text + length, size - length,
@@ -75,11 +78,11 @@ static size_t format_limits(char *text, size_t size, uint64_t job, const struct 
 	return length;
 }
 
-int softmig_state_write(int directory, uint64_t job, const struct softmig_limits *limits, int gpus, char *why, size_t why_size) {
+int softmig_state_write(int directory, uint64_t job, const struct softmig_limits *limits, char *why, size_t why_size) {
 	// 16 GPUs of about 150 bytes and three more lines: the text always fits.
 	char text[TEXT_BYTES], name[NAME_BYTES], temporary[NAME_BYTES];
 	_Static_assert(SOFTMIG_MAX_GPUS * 200 + 256 <= TEXT_BYTES, "room for every GPU");
-	size_t length = format_limits(text, sizeof(text), job, limits, gpus), written = 0;
+	size_t length = format_limits(text, sizeof(text), job, limits), written = 0;
 	name_of(name, job, ".conf");
 	name_of(temporary, job, ".conf.new");
 	unlinkat(directory, temporary, 0); // of one that was killed: we hold the lock
@@ -109,17 +112,27 @@ int softmig_state_write(int directory, uint64_t job, const struct softmig_limits
 	return -1;
 }
 
-int softmig_state_create_shared(uint64_t job, uid_t uid, gid_t gid, const struct softmig_limits *limits, int gpus, char *why,
-                                size_t why_size) {
-	(void)limits;
-	(void)gpus;
-	char path[sizeof(SOFTMIG_STATE_DIR) + NAME_BYTES];
+int softmig_state_create_shared(uint64_t job, uid_t uid, gid_t gid, const struct softmig_limits *limits, char *why, size_t why_size) {
+	char path[sizeof(SOFTMIG_TURN_DIR) + SOFTMIG_UUID_TEXT + NAME_BYTES], uuid[SOFTMIG_UUID_TEXT];
 	snprintf(path, sizeof(path), SOFTMIG_STATE_DIR "/%" PRIu64 ".ledger", job);
 	int error = softmig_ledger_create(path, uid, gid);
-	if (error == 0)
-		return 0;
-	complain(why, why_size, "the ledger cannot be created", error);
-	return -1;
+	if (error != 0 && error != EEXIST) {
+		complain(why, why_size, "the ledger cannot be created", error);
+		return -1;
+	}
+	for (int i = 0; i < softmig_slice_entries(limits); i++) {
+		struct stat status;
+		softmig_uuid_text(limits->uuid[i], uuid);
+		snprintf(path, sizeof(path), SOFTMIG_TURN_DIR "/%s/%" PRIu64, uuid, job);
+		if (lstat(path, &status) == 0 && S_ISREG(status.st_mode) && status.st_uid == uid)
+			continue; // running processes have it mapped
+		error = softmig_turn_create(SOFTMIG_TURN_DIR, uuid, job, uid, gid);
+		if (error != 0) {
+			complain(why, why_size, "the page of turns cannot be created", error);
+			return -1;
+		}
+	}
+	return 0;
 }
 
 bool softmig_state_shared_fits(int directory, uint64_t job, uid_t uid) {
@@ -130,10 +143,30 @@ bool softmig_state_shared_fits(int directory, uint64_t job, uid_t uid) {
 	       status.st_size == (off_t)sizeof(struct softmig_ledger_file);
 }
 
+// Of every GPU's, since the limit file that named the GPUs may be gone.
+static int remove_turns(uint64_t job) {
+	DIR *turns = opendir(SOFTMIG_TURN_DIR);
+	if (turns == NULL)
+		return errno == ENOENT ? 0 : errno;
+	int result = 0;
+	struct dirent *gpu;
+	while ((gpu = readdir(turns)) != NULL) {
+		int error = gpu->d_name[0] == '.' ? 0 : softmig_turn_remove(SOFTMIG_TURN_DIR, gpu->d_name, job);
+		if (error != 0)
+			result = error;
+	}
+	closedir(turns);
+	return result;
+}
+
 int softmig_state_remove(int directory, uint64_t job, char *why, size_t why_size) {
 	static const char *const endings[] = { ".ledger", ".conf.new", ".conf" };
 	char name[NAME_BYTES], what[NAME_BYTES + 32];
-	int result = 0;
+	int result = 0, error = remove_turns(job);
+	if (error != 0) {
+		complain(why, why_size, "a page of turns cannot be removed", error);
+		result = -1;
+	}
 	for (size_t i = 0; i < sizeof(endings) / sizeof(endings[0]); i++) {
 		name_of(name, job, endings[i]);
 		if (unlinkat(directory, name, 0) != 0 && errno != ENOENT) {

@@ -17,11 +17,11 @@ int softmig_state_open(char *why, size_t why_size);
 bool softmig_state_has_limits(int directory, uint64_t job);
 
 // Writes the job's limit file by a rename, so that readers see the old one or the new one. 0 or -1 with why.
-int softmig_state_write(int directory, uint64_t job, const struct softmig_limits *limits, int gpus, char *why, size_t why_size);
+int softmig_state_write(int directory, uint64_t job, const struct softmig_limits *limits, char *why, size_t why_size);
 
-// Makes what the job's processes share: the ledger, and for each GPU the page by which jobs take turns. 0 or -1 with why.
-int softmig_state_create_shared(uint64_t job, uid_t uid, gid_t gid, const struct softmig_limits *limits, int gpus, char *why,
-                                size_t why_size);
+// Makes what the job's processes share: the ledger, and for each GPU the page by which jobs take turns. What is there is kept.
+// 0 or -1 with why.
+int softmig_state_create_shared(uint64_t job, uid_t uid, gid_t gid, const struct softmig_limits *limits, char *why, size_t why_size);
 
 // Is the ledger there and whole and uid's?
 bool softmig_state_shared_fits(int directory, uint64_t job, uid_t uid);

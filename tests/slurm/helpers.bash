@@ -61,10 +61,11 @@ until_true() { # until_true COMMAND...: within 10 s
 }
 no_state() { # nothing of any job on NODE
   local left
-  left=$(on "$1" find /run/softmig -mindepth 1 ! -name '.*')
+  left=$(on "$1" find /run/softmig -type f ! -name '.*')
   [ -z "$left" ]
 }
 cancel_all() { # what an earlier test left
+  root sinfo -h -R -o %n | grep -q . && resume
   [ -z "$(root squeue -h)" ] || { root scancel -u "$USER1" && root scancel -u "$USER2" && until_true idle; }
 }
 idle() { [ -z "$(root squeue -h)" ]; }
@@ -81,4 +82,5 @@ uuid_of() { # uuid_of NODE MINOR: as the simulated driver has it
   on "$1" env $(cat "$LAB/nodes/$1/sim.env") "$BUILD/programs/slurm-probe" | awk -v i="$2" '$1 == "gpu" && $2 == i { print $3 }'
 }
 logs_say() { on "$1" sh -c "grep -hq '$2' /var/log/softmig/*.log"; } # logs_say NODE TEXT
+sliced() { until_true on "$1" test -e "/run/softmig/$2.conf"; } # sliced NODE ID: its prolog has made the slice
 limit_file() { on "$1" cat "/run/softmig/$2.conf"; }
