@@ -103,6 +103,7 @@ three_slices() { [ "$(on n2 sh -c 'ls /run/softmig/*.conf | wc -l')" = 3 ]; }
   sliced n2 "$id"
   until_true grep -qs "gpu 0" "$LAB/out/$id.4294967294"
   root scontrol requeue "$id"
+  wait_for PENDING "$id"
   until_true no_state n2
   root scontrol update job="$id" starttime=now
   sliced n2 "$id"

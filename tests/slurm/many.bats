@@ -30,7 +30,7 @@ EOF
   [ "$(cat "$LAB/out/$h200".* | grep -c ' 35942 ')" = 80 ]
   [ "$(cat "$LAB/out/$l40s".* "$LAB/out/$h200".* | grep -vcE '^gpus 1$| 11517 | 35942 ')" = 0 ]
   nothing_left
-  for node in n1 n2 n3; do [ -z "$(on "$node" find /var/log/softmig -type f)" ]; done
+  for node in n1 n2 n3; do [ -z "$(on "$node" find /var/log/softmig -name '*.log')" ]; done
   [ -z "$(root sinfo -h -R)" ]
   echo "# 200 jobs in $seconds s on $(nproc) cores" >&3
   for what in prolog epilog; do
