@@ -84,7 +84,7 @@ every_way() { # every_way TYPE MIB SM; salloc polls for seconds, so those run be
 }
 
 @test "a job without a GPU costs no question and gets no files" {
-  output=$(as srun -Q sh -c 'find /var/run/softmig -type f')
+  output=$(as srun -Q sh -c 'find /var/run/softmig /var/log/softmig -name "$SLURM_JOB_ID*"')
   [ -z "$output" ]
 }
 
