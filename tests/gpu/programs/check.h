@@ -29,6 +29,11 @@ static inline bool check_number(const char *name, unsigned long long expected, u
 	return check(expected == seen, name, "%llu\t%llu", expected, seen);
 }
 
+static inline bool check_true(bool ok, const char *name)
+{
+	return check(ok, name, "yes\t%s", ok ? "yes" : "no");
+}
+
 // The check cannot be made here; says why.
 static inline void check_skip(const char *name, const char *why)
 {

@@ -113,7 +113,7 @@ int main(int argc, char **argv)
 		}
 		check_nvml(own, limit[i], i);
 		if (CU(cuDevicePrimaryCtxRetain)(&context[i], device) != CUDA_SUCCESS)
-			return check(false, "a context", "yes\tno"), 1;
+			return check_true(false, "a context"), 1;
 	}
 	for (int i = 0; i < count; i++) {
 		CUresult refusal;

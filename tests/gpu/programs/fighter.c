@@ -6,9 +6,12 @@
 //   fighter fight PROCESSES SECONDS [SEED]    the fight; FIGHT_WAYS=0,4,7 in the environment: with these ways alone
 //   fighter fill LIMIT_MIB                    one process takes all that is left beside its context
 //   fighter audit SECONDS [SEED]              one process alone: after each step, does the driver hold more than the slice was charged?
+//   fighter churn PROCESSES                   so many short lives, eight at a time: each gets its context and memory, exits or is killed
+//   fighter toil STEPS [SEED]                 one long life: what it has grown by in memory, mappings and descriptors between a quarter and the end
 //   fighter outlive                           whose is memory that another process holds open when its owner dies? Measures, judges nothing
 //   fighter together PROCESSES LIMIT_MIB      all take 16 MiB pieces at once until refused; the sum fits, nothing is wasted
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -229,7 +232,7 @@ static int fill(unsigned long long limit)
 {
 	struct worker worker = { 0 };
 	size_t free_bytes = 0, total = 0;
-	if (!check(open_gpu(&worker), "one process alone gets a context", "yes\tno"))
+	if (!check_true(open_gpu(&worker), "one process alone gets a context"))
 		return 1;
 	CU(cuMemGetInfo_v2)(&free_bytes, &total);
 	check_number("total", limit, total);
@@ -303,7 +306,7 @@ static int audit(double seconds, unsigned seed)
 	struct thing things[THINGS];
 	unsigned long long worst[WAYS] = { 0 }, steps[WAYS] = { 0 }, before = 0;
 	int count = 0;
-	if (!check(open_gpu(&worker), "one process alone gets a context", "yes\tno"))
+	if (!check_true(open_gpu(&worker), "one process alone gets a context"))
 		return 1;
 	for (double end = now() + seconds; now() < end;) {
 		int way;
@@ -335,6 +338,100 @@ static int audit(double seconds, unsigned seed)
 	}
 	for (int way = 0; way < WAYS; way++)
 		check(worst[way] == 0, ways[way].name, "never more than charged\t%llu MiB at most, in %llu steps", worst[way] >> 20, steps[way]);
+	return check_failures != 0;
+}
+
+static int churn(int processes)
+{
+	unsigned seed = 1;
+	int started = 0, ended = 0, running = 0;
+	while (ended < processes) {
+		while (started < processes && running < 8) {
+			bool killed = rand_r(&seed) % 2 == 0;
+			if (fork() == 0) {
+				struct worker worker = { 0 };
+				CUdeviceptr pointer;
+				bool good = open_gpu(&worker) && CU(cuMemAlloc_v2)(&pointer, 64 * MIB) == CUDA_SUCCESS;
+				arena->together_done += good;
+				if (killed)
+					kill(getpid(), SIGKILL);
+				_exit(0);
+			}
+			started++;
+			running++;
+		}
+		if (wait(NULL) > 0)
+			running--, ended++;
+	}
+	check_number("short lives that got a context and memory", (unsigned)processes, (unsigned)arena->together_done);
+	return check_failures != 0;
+}
+
+struct footprint {
+	long resident_kib, mappings, descriptors;
+};
+
+static long lines_of(const char *path)
+{
+	long lines = 0;
+	FILE *file = fopen(path, "re");
+	for (int c; file != NULL && (c = fgetc(file)) != EOF;)
+		lines += c == '\n';
+	if (file != NULL)
+		fclose(file);
+	return lines;
+}
+
+static struct footprint look(void)
+{
+	struct footprint seen = { .mappings = lines_of("/proc/self/maps") };
+	long total = 0, resident = 0;
+	FILE *file = fopen("/proc/self/statm", "re");
+	if (file != NULL && fscanf(file, "%ld %ld", &total, &resident) == 2)
+		seen.resident_kib = resident * (sysconf(_SC_PAGESIZE) / 1024);
+	if (file != NULL)
+		fclose(file);
+	for (int fd = 0; fd < 4096; fd++)
+		seen.descriptors += fcntl(fd, F_GETFD) >= 0;
+	return seen;
+}
+
+static int toil(long steps, unsigned seed)
+{
+	struct worker worker = { .seed = seed };
+	struct thing things[THINGS];
+	struct footprint quarter = { 0 };
+	int count = 0;
+	if (!check_true(open_gpu(&worker), "a long life gets its context"))
+		return 1;
+	for (long step = 0; step < steps; step++) {
+		if (count == THINGS || (count > 0 && rand_r(&seed) % 100 < 45) || step % 2000 == 0) {
+			do { // now and then everything: what is left then is what has leaked
+				if (count == 0)
+					break;
+				count--;
+				ways[things[count].way].give(&things[count]);
+			} while (step % 2000 == 0);
+		} else {
+			struct thing *thing = &things[count];
+			memset(thing, 0, sizeof *thing);
+			thing->way = allowed[rand_r(&seed) % allowed_count];
+			thing->device = worker.device;
+			thing->seed = (unsigned)rand_r(&seed);
+			thing->bytes = random_size(&seed);
+			thing->bazaar = &arena->bazaar;
+			count += ways[thing->way].take(thing) == CUDA_SUCCESS;
+		}
+		if (step == steps / 4 / 2000 * 2000)
+			quarter = look();
+	}
+	while (count > 0) {
+		count--;
+		ways[things[count].way].give(&things[count]);
+	}
+	struct footprint end = look();
+	printf("@grown\t%ld\t%ld\t%ld\n", end.resident_kib - quarter.resident_kib, end.mappings - quarter.mappings, end.descriptors - quarter.descriptors);
+	check(end.descriptors <= quarter.descriptors, "descriptors of a long life", "no more than %ld\t%ld", quarter.descriptors, end.descriptors);
 	return check_failures != 0;
 }
 
@@ -379,12 +476,16 @@ int main(int argc, char **argv)
 		return fight(atoi(argv[2]), atof(argv[3]), argc > 4 ? (unsigned)atoi(argv[4]) : 1);
 	if (argc >= 3 && strcmp(argv[1], "audit") == 0)
 		return audit(atof(argv[2]), argc > 3 ? (unsigned)atoi(argv[3]) : 1);
+	if (argc >= 3 && strcmp(argv[1], "churn") == 0)
+		return churn(atoi(argv[2]));
+	if (argc >= 3 && strcmp(argv[1], "toil") == 0)
+		return toil(atol(argv[2]), argc > 3 ? (unsigned)atoi(argv[3]) : 1);
 	if (argc >= 2 && strcmp(argv[1], "outlive") == 0)
 		return outlive();
 	if (argc >= 3 && strcmp(argv[1], "fill") == 0)
 		return fill(strtoull(argv[2], NULL, 10) * MIB);
 	if (argc >= 4 && strcmp(argv[1], "together") == 0)
 		return together(atoi(argv[2]), strtoull(argv[3], NULL, 10) * MIB);
-	fputs("usage: fighter fight PROCESSES SECONDS [SEED] | audit SECONDS [SEED] | outlive | fill LIMIT_MIB | together PROCESSES LIMIT_MIB\n", stderr);
+	fputs("usage: fighter fight PROCESSES SECONDS [SEED] | audit SECONDS [SEED] | churn PROCESSES | toil STEPS [SEED] | outlive | fill LIMIT_MIB | together PROCESSES LIMIT_MIB\n", stderr);
 	return 2;
 }
