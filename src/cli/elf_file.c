@@ -19,16 +19,16 @@ struct image {
 	size_t size;
 };
 
-// length bytes at offset, NULL if they are not all there.
-static const void *at(const struct image *image, uint64_t offset, uint64_t length)
+// length bytes at offset, NULL if they are not all there or not where a structure of that alignment can be.
+static const void *at(const struct image *image, uint64_t offset, uint64_t length, size_t alignment)
 {
-	return offset <= image->size && length <= image->size - offset ? image->bytes + offset : NULL;
+	return offset <= image->size && length <= image->size - offset && offset % alignment == 0 ? image->bytes + offset : NULL;
 }
 
 static const Elf64_Shdr *section(const struct image *image, const Elf64_Ehdr *header, unsigned index)
 {
 	return header->e_shentsize == sizeof(Elf64_Shdr) && index < header->e_shnum ?
-	               at(image, header->e_shoff + (uint64_t)index * sizeof(Elf64_Shdr), sizeof(Elf64_Shdr)) :
+	               at(image, header->e_shoff + (uint64_t)index * sizeof(Elf64_Shdr), sizeof(Elf64_Shdr), _Alignof(Elf64_Shdr)) :
 	               NULL;
 }
 
@@ -36,7 +36,7 @@ static const Elf64_Shdr *section(const struct image *image, const Elf64_Ehdr *he
 static const char *string(const struct image *image, const Elf64_Ehdr *header, const Elf64_Shdr *of, uint64_t offset)
 {
 	const Elf64_Shdr *table = section(image, header, of->sh_link);
-	const char *text = table ? at(image, table->sh_offset, table->sh_size) : NULL;
+	const char *text = table ? at(image, table->sh_offset, table->sh_size, 1) : NULL;
 	if (!text || offset >= table->sh_size || !memchr(text + offset, '\0', table->sh_size - offset))
 		return "";
 	return text + offset;
@@ -44,7 +44,7 @@ static const char *string(const struct image *image, const Elf64_Ehdr *header, c
 
 static void read_dynamic(const struct image *image, const Elf64_Ehdr *header, const Elf64_Shdr *part, struct softmig_elf *elf)
 {
-	const Elf64_Dyn *entry = at(image, part->sh_offset, part->sh_size);
+	const Elf64_Dyn *entry = at(image, part->sh_offset, part->sh_size, _Alignof(Elf64_Dyn));
 	for (uint64_t i = 0; entry && i < part->sh_size / sizeof *entry; i++) {
 		if (entry[i].d_tag != DT_NEEDED)
 			continue;
@@ -55,13 +55,13 @@ static void read_dynamic(const struct image *image, const Elf64_Ehdr *header, co
 
 static void read_versions(const struct image *image, const Elf64_Ehdr *header, const Elf64_Shdr *part, struct softmig_elf *elf)
 {
-	uint64_t offset = part->sh_offset;
+	uint64_t offset = part->sh_offset, left = part->sh_size / sizeof(Elf64_Vernaux);
 	for (uint32_t i = 0; i < part->sh_info; i++) {
-		const Elf64_Verneed *need = at(image, offset, sizeof *need);
+		const Elf64_Verneed *need = at(image, offset, sizeof *need, _Alignof(Elf64_Verneed));
 		uint64_t entry = need ? offset + need->vn_aux : 0;
 		for (unsigned j = 0; need && j < need->vn_cnt; j++) {
-			const Elf64_Vernaux *version = at(image, entry, sizeof *version);
-			if (!version)
+			const Elf64_Vernaux *version = at(image, entry, sizeof *version, _Alignof(Elf64_Vernaux));
+			if (!version || left-- == 0) // entries that lead back would keep us here
 				return;
 			const char *name = string(image, header, part, version->vna_name);
 			long minor = strncmp(name, "GLIBC_2.", 8) == 0 ? strtol(name + 8, NULL, 10) : 0;
@@ -79,7 +79,7 @@ static void read_versions(const struct image *image, const Elf64_Ehdr *header, c
 
 static void read_symbols(const struct image *image, const Elf64_Ehdr *header, const Elf64_Shdr *part, struct softmig_elf *elf)
 {
-	const Elf64_Sym *symbol = at(image, part->sh_offset, part->sh_size);
+	const Elf64_Sym *symbol = at(image, part->sh_offset, part->sh_size, _Alignof(Elf64_Sym));
 	for (uint64_t i = 0; symbol && i < part->sh_size / sizeof *symbol; i++) {
 		if (symbol[i].st_shndx == SHN_UNDEF || ELF64_ST_BIND(symbol[i].st_info) == STB_LOCAL)
 			continue;
@@ -91,7 +91,7 @@ static void read_symbols(const struct image *image, const Elf64_Ehdr *header, co
 
 static int read_image(const struct image *image, struct softmig_elf *elf)
 {
-	const Elf64_Ehdr *header = at(image, 0, sizeof *header);
+	const Elf64_Ehdr *header = at(image, 0, sizeof *header, 1);
 	unsigned char order = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? ELFDATA2LSB : ELFDATA2MSB;
 	if (!header || memcmp(header->e_ident, ELFMAG, SELFMAG) != 0 || header->e_ident[EI_DATA] != order || header->e_type != ET_DYN)
 		return ENOEXEC;
