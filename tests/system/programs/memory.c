@@ -94,6 +94,12 @@ static void managed(void)
 	release(other);
 	release(pointer);
 	GREW(0);
+	plain = allocate(32 * MIB);
+	usleep(600000);
+	other = allocate(32 * MIB);
+	GREW(64 * MIB);
+	release(plain);
+	release(other);
 	unsigned is_managed = 7;
 	OK(CU(cuMemAllocManaged)(&pointer, MIB, CU_MEM_ATTACH_GLOBAL));
 	OK(CU(cuPointerGetAttribute)(&is_managed, CU_POINTER_ATTRIBUTE_IS_MANAGED, pointer));

@@ -119,7 +119,7 @@ static void own_pool(void)
 	GREW(64 * MIB); // kept
 	OK(CU(cuMemPoolTrimTo)(pool, 0));
 	GREW(0);
-	OK(CU(cuMemAllocFromPoolAsync)(&pointer, 64 * MIB, pool, stream));
+	OK(CU(cuMemAllocFromPoolAsync)(&pointer, 512 * MIB, pool, stream)); // more than a context takes
 	OK(CU(cuMemPoolDestroy)(pool));
 	agrees(); // what is taken out stays until it is freed
 	release(pointer, stream);
@@ -264,10 +264,11 @@ static void host_pool_is_free(void)
 // While capturing, an allocation is a node of a graph.
 static void captured_is_not_charged(void)
 {
-	CUdeviceptr pointer;
+	CUdeviceptr pointer, all;
 	CUgraph graph;
 	use_device(0);
 	CUstream stream = new_stream();
+	OK(CU(cuMemAlloc_v2)(&all, limit_bytes() - inside_bytes()));
 	mark(0);
 	OK(CU(cuStreamBeginCapture_v2)(stream, CU_STREAM_CAPTURE_MODE_RELAXED));
 	pointer = allocate(64 * MIB, stream);
@@ -321,7 +322,7 @@ static void after_reset(void)
 	CUstream stream = new_stream();
 	keep_everything(default_pool(0));
 	for (int i = 0; i < 3; i++) {
-		allocate(100 * MIB, stream);
+		allocate(512 * MIB, stream); // more than a context takes
 		OK(CU(cuDevicePrimaryCtxReset_v2)(0));
 		use_device(0);
 		EXPECT(inside_bytes(), outside_bytes(0));
