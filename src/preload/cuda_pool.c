@@ -273,8 +273,9 @@ static int gpu_of_pool(CUmemoryPool handle)
 }
 
 // A capturing stream gets a node in a graph, not memory.
-static CUresult allocate_in_stream(struct request *request)
+static CUresult allocate_in_stream(CUdeviceptr *pointer, struct request *request)
 {
+	request->pointer = pointer;
 	struct pools *pools = all();
 	struct softmig_gpu *gpu = softmig_gpu_of_stream(request->stream, request->per_thread);
 
@@ -298,27 +299,27 @@ static CUresult allocate_in_stream(struct request *request)
 
 CUresult hook_cuMemAllocAsync(CUdeviceptr *dptr, size_t bytesize, CUstream hStream)
 {
-	struct request request = {.pointer = dptr, .bytes = bytesize, .stream = hStream};
-	return allocate_in_stream(&request);
+	struct request request = {.bytes = bytesize, .stream = hStream};
+	return allocate_in_stream(dptr, &request);
 }
 
 CUresult hook_cuMemAllocAsync_ptsz(CUdeviceptr *dptr, size_t bytesize, CUstream hStream)
 {
-	struct request request = {.pointer = dptr, .bytes = bytesize, .stream = hStream, .per_thread = true};
-	return allocate_in_stream(&request);
+	struct request request = {.bytes = bytesize, .stream = hStream, .per_thread = true};
+	return allocate_in_stream(dptr, &request);
 }
 
 CUresult hook_cuMemAllocFromPoolAsync(CUdeviceptr *dptr, size_t bytesize, CUmemoryPool pool, CUstream hStream)
 {
-	struct request request = {.pointer = dptr, .bytes = bytesize, .handle = pool, .stream = hStream, .named = true};
-	return allocate_in_stream(&request);
+	struct request request = {.bytes = bytesize, .handle = pool, .stream = hStream, .named = true};
+	return allocate_in_stream(dptr, &request);
 }
 
 CUresult hook_cuMemAllocFromPoolAsync_ptsz(CUdeviceptr *dptr, size_t bytesize, CUmemoryPool pool, CUstream hStream)
 {
 	struct request request = {
 		.pointer = dptr, .bytes = bytesize, .handle = pool, .stream = hStream, .named = true, .per_thread = true};
-	return allocate_in_stream(&request);
+	return allocate_in_stream(dptr, &request);
 }
 
 void softmig_pools_freed(void)
