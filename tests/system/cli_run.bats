@@ -27,7 +27,7 @@ slice() { # slice [options] -- CMD: softmig run with the stand-in library
 
 # The run's directory goes when its last process has gone; nobody waits for that, so the test must.
 directories_gone() {
-	for _ in $(seq 100); do
+	for _ in $(seq 600); do
 		[ -z "$(ls -A "$XDG_RUNTIME_DIR")" ] && return 0
 		sleep 0.05
 	done
@@ -147,7 +147,7 @@ usage_error() { # usage_error WORD ARGUMENT...: status 2, nothing on stdout, one
 @test "the command is softmig's own process: its pid and its death by a signal" {
 	"$softmig" run --library "$stand_in" --memory 1G -- sh -c 'echo $$; exec sleep 60' >"$work/pid" 3>&- &
 	pid=$!
-	for _ in $(seq 100); do [ -s "$work/pid" ] && break || sleep 0.05; done
+	for _ in $(seq 600); do [ -s "$work/pid" ] && break || sleep 0.05; done
 	[ "$(cat "$work/pid")" -eq "$pid" ]
 	kill -USR1 "$pid"
 	status=0
@@ -207,7 +207,7 @@ usage_error() { # usage_error WORD ARGUMENT...: status 2, nothing on stdout, one
 
 @test "a run whose keeper was killed keeps its directory while it lives, and the next run removes it after" {
 	slice --memory 1G -- sh -c 'echo "$CUDA_DEVICE_MEMORY_SHARED_CACHE"; exec sleep 60' >"$work/ledger" 3>&- &
-	for _ in $(seq 100); do [ -s "$work/ledger" ] && break || sleep 0.05; done
+	for _ in $(seq 600); do [ -s "$work/ledger" ] && break || sleep 0.05; done
 	directory=$(dirname "$(cat "$work/ledger")")
 	for keeper in $(pgrep -x softmig-keeper); do # other runs of this machine are left alone
 		if [ "$(readlink "/proc/$keeper/fd/"* | grep -cxF "$directory")" -gt 0 ]; then kill -KILL "$keeper"; fi

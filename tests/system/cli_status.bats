@@ -94,7 +94,7 @@ figure() { # figure 'EXPRESSION of s' <JSON: what python makes of it
 @test "from outside, list and status --pid show a run" {
 	"$softmig" run --memory 3G -- "$hold" 300 -- sh -c 'echo ready; exec sleep 60' >"$work/out" 3>&- &
 	pid=$!
-	for _ in $(seq 100); do grep -q ready "$work/out" && break || sleep 0.05; done
+	for _ in $(seq 600); do grep -q ready "$work/out" && break || sleep 0.05; done
 	run "$softmig" status --json --pid "$pid"
 	[ "$(figure 's["gpus"][0]["memory_limit_bytes"]' <<<"$output")" -eq $((3 << 30)) ]
 	[ "$(figure 's["processes"][0]["pid"]' <<<"$output")" -eq "$pid" ]
@@ -175,7 +175,7 @@ jobs_on_a_node() { # jobs_on_a_node SCRIPT: runs it while both jobs hold memory
 		export LD_PRELOAD=$BUILD/libsoftmig.so
 		SLURM_JOB_ID=17 SLURM_TMPDIR=/tmp/17 "$hold" 1000 -- sleep 60 >/tmp/17/out &
 		SLURM_JOB_ID=9 SLURM_TMPDIR=/tmp/9 "$hold" 2000 -- sleep 60 >/tmp/9/out &
-		for _ in $(seq 100); do [ -s /tmp/17/out ] && [ -s /tmp/9/out ] && break || sleep 0.05; done
+		for _ in $(seq 600); do [ -s /tmp/17/out ] && [ -s /tmp/9/out ] && break || sleep 0.05; done
 		unset LD_PRELOAD
 		eval "$1"
 		echo complete' _ "$1"
