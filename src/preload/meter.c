@@ -70,7 +70,7 @@ static inline void relax(void)
 }
 
 // False: in a child forked while another thread held it. Such a child has no driver to meter.
-static bool lock(void)
+static inline bool lock(void)
 {
 	for (unsigned tries = 1; atomic_exchange_explicit(&locked, 1, memory_order_acquire) != 0; tries++) {
 		if (tries % 64 == 0)
@@ -193,12 +193,14 @@ static void compare_crowd(struct meter *meter, uint64_t busy_ns, uint64_t now_ns
 	meter->crowd_busy_ns = meter->crowd_estimated_ns = 0;
 }
 
+// No lane at work, one, or more (2).
 static int lanes_active(const struct meter *meter)
 {
 	int lanes = 0;
-	for (int word = 0; word < ACTIVE; word++)
-		lanes += __builtin_popcountll(meter->active[word]);
-	return lanes;
+	for (int word = 0; word < ACTIVE && lanes < 2; word++)
+		if (meter->active[word] != 0)
+			lanes += (meter->active[word] & (meter->active[word] - 1)) != 0 ? 2 : 1;
+	return lanes < 2 ? lanes : 2;
 }
 
 // Bills what was done until now. Returns until when there is work on the GPU by the estimates; 0: there is none. Lock held.

@@ -99,3 +99,17 @@ run_in_job() { in_job "$BUILD/bench/share_work" "$@"; }
 	between $((busy / 1000000)) 400 700
 	between $((throttled / 1000000)) 800 2200
 }
+
+@test "a capture in the strictest mode is not disturbed by what the meter does in other threads and streams" {
+	for how in "" blocking legacy; do
+		run "$BUILD/programs/capture_beside" $how # as it is without the library
+		[ "$status" -eq 0 ]
+		native=$output
+		share 20
+		run in_job "$BUILD/programs/capture_beside" $how
+		echo "$how: $output, without the library $native"
+		[ "$status" -eq 0 ]
+		[ "$output" = "$native" ]
+		[[ $output = "nodes 7 failed "* ]]
+	done
+}
