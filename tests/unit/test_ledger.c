@@ -235,8 +235,8 @@ static void no_limit_counts_and_never_refuses(void **state)
 	struct softmig_ledger ledger = open_ledger();
 	for (int i = 0; i < 100; i++)
 		assert_true(softmig_ledger_reserve(&ledger, 0, SOFTMIG_LEDGER_TRACKED, 1024 * GIB, 0));
-	assert_int_equal(softmig_ledger_used(&ledger, 0), 100 * 1024 * GIB);
-	assert_int_equal(atomic_load(&ledger.file->gpu[0].peak_bytes), 100 * 1024 * GIB);
+	assert_int_equal(softmig_ledger_used(&ledger, 0), 100 * (1024 * GIB));
+	assert_int_equal(atomic_load(&ledger.file->gpu[0].peak_bytes), 100 * (1024 * GIB));
 	softmig_ledger_close(&ledger);
 }
 

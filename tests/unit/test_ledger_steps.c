@@ -3,10 +3,10 @@
 // outlives the operation; after each death the others find a ledger that is whole. The ledger's own files are compiled into this program
 // with their steps switched on.
 #define SOFTMIG_LEDGER_STEPS
-#include "../../src/slice/ledger.c"
-#include "../../src/slice/ledger_alive.c"
-#include "../../src/slice/ledger_file.c"
-#include "../../src/slice/ledger_slot.c"
+#include "../../src/slice/ledger.c" // NOLINT(bugprone-suspicious-include)
+#include "../../src/slice/ledger_alive.c" // NOLINT(bugprone-suspicious-include)
+#include "../../src/slice/ledger_file.c" // NOLINT(bugprone-suspicious-include)
+#include "../../src/slice/ledger_slot.c" // NOLINT(bugprone-suspicious-include)
 
 #include "ledger_test.h"
 
