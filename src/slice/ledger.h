@@ -50,8 +50,9 @@ struct softmig_ledger_slot {
 	_Atomic uint64_t owner;
 	_Atomic uint64_t pid_ns;     // inode of its PID namespace
 	_Atomic uint64_t claimed_ns; // CLOCK_BOOTTIME
-	_Atomic uint64_t image;      // random, another one after every exec
-	uint64_t reserved[4];
+	_Atomic uint64_t image;      // hash of its auxiliary vector, which others can read: another one after exec, save by accident
+	_Atomic uint64_t random;     // of the kernel's random bytes, which others cannot read: certainly another one after exec
+	uint64_t reserved[3];
 	struct softmig_ledger_use use[SOFTMIG_MAX_GPUS];
 };
 

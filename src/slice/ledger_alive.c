@@ -4,7 +4,7 @@
 //
 // Dead is: no such pid; the pid is another process's now (start time); a zombie whose threads are all gone (the kernel closes a
 // process's files, and so the driver frees its memory, before it becomes one; a zombie leader with running threads is alive).
-// By the costly means also: a process that maps the ledger no more, because it has exec'ed something else; a process of another PID
+// By the costly means also: a process that has exec'ed since (its driver state went with the old image); a process of another PID
 // namespace that is nowhere on the machine, seen from the machine's own namespace.
 #include <errno.h>
 #include <signal.h>
@@ -118,6 +118,21 @@ static bool is_gone(const struct stat_fields *fields)
 	return (fields->state == 'Z' || fields->state == 'X' || fields->state == 'x') && fields->threads <= 1;
 }
 
+// A hash of the process's auxiliary vector. Its addresses change with every exec (where address space randomisation is off they may not: then
+// nothing is found out). Unlike the list of mappings it is read without the lock of the process's memory, which a process
+// stuck in a page fault can hold for ever. 0: not readable, or the process is ending or
+// about to exec.
+static uint64_t image_of(uint32_t pid)
+{
+	char vector[512];
+	ssize_t length = read_proc(pid, "auxv", vector, sizeof vector);
+	uint64_t hash = 0xcbf29ce484222325ull; // FNV-1a
+	for (ssize_t i = 0; i < length; i++)
+		hash = (hash ^ (unsigned char)vector[i]) * 0x100000001b3ull;
+	// In the middle of an exec it is all zeros, and the driver's files may still be open.
+	return length > 16 ? hash | 1 : 0;
+}
+
 void softmig_ledger_viewer(struct viewer *viewer)
 {
 	struct stat_fields fields;
@@ -136,10 +151,10 @@ void softmig_ledger_viewer(struct viewer *viewer)
 		link[length] = 0;
 		viewer->proc_is_ours = parse_number(link, &listed) != NULL && listed == viewer->pid;
 	}
+	viewer->image = image_of(0);
 	const void *random = (const void *)getauxval(AT_RANDOM); // 16 bytes, new at every exec
 	if (random != NULL)
-		memcpy(&viewer->image, random, sizeof viewer->image);
-	viewer->image |= 1; // not zero: that is "not written"
+		memcpy(&viewer->random, random, sizeof viewer->random);
 }
 
 enum fate softmig_ledger_fate(const struct viewer *viewer, uint64_t word, uint64_t pid_ns)
@@ -166,136 +181,21 @@ enum fate softmig_ledger_fate(const struct viewer *viewer, uint64_t word, uint64
 	return fields.state == 'T' || fields.state == 't' ? FATE_STOPPED : FATE_ALIVE;
 }
 
-// How one mapping of a file is written in /proc/PID/maps: "start-end perms offset dev inode   path".
-struct mapping {
-	char file[48]; // "dev inode"
-	char name[64]; // end of the path, with its last slash; empty: unknown
-};
-
-struct line_reader {
-	int fd;
-	size_t have, at;
-	char buffer[2048];
-};
-
-// The next line, cut where it does not fit. NULL: end.
-static char *next_line(struct line_reader *reader)
+int softmig_ledger_find_execed(const struct softmig_ledger_file *file, const struct viewer *viewer, const uint16_t *candidates,
+                               int count, uint16_t *dead)
 {
-	for (;;) {
-		char *start = reader->buffer + reader->at;
-		char *end = memchr(start, '\n', reader->have - reader->at);
-		if (end != NULL) {
-			*end = 0;
-			reader->at = (size_t)(end - reader->buffer) + 1;
-			return start;
-		}
-		if (reader->at == 0 && reader->have == sizeof reader->buffer) // a path of more than 1900 bytes: its end is lost
-			reader->have = 512;
-		memmove(reader->buffer, start, reader->have - reader->at);
-		reader->have -= reader->at;
-		reader->at = 0;
-		ssize_t got = softmig_sys_read(reader->fd, reader->buffer + reader->have, sizeof reader->buffer - reader->have);
-		if (got <= 0)
-			return NULL;
-		reader->have += (size_t)got;
-	}
-}
-
-static bool open_maps(uint32_t pid, struct line_reader *reader)
-{
-	char path[64];
-	proc_path(path, pid, "maps");
-	reader->have = reader->at = 0;
-	reader->fd = softmig_sys_open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY, 0);
-	return reader->fd >= 0;
-}
-
-// Splits a line of maps. dev_inode is left as the text "dev inode", path as the rest.
-static bool split_line(char *line, const char **dev_inode, const char **path)
-{
-	char *field = line;
-	for (int i = 0; i < 3; i++) { // past addresses, permissions, offset
-		field = strchr(field, ' ');
-		if (field == NULL)
-			return false;
-		field++;
-	}
-	char *end = strchr(field, ' ');
-	if (end == NULL || (end = strchr(end + 1, ' ')) == NULL) {
-		*dev_inode = field;
-		*path = "";
-		return true;
-	}
-	*end++ = 0;
-	while (*end == ' ')
-		end++;
-	*dev_inode = field;
-	*path = end;
-	return true;
-}
-
-// How the ledger is written in our own maps: the numbers of stat() differ from those on some file systems (btrfs, overlay).
-static bool find_own_mapping(const void *address, struct mapping *mapping)
-{
-	struct line_reader reader;
-	bool found = false;
-	char *line;
-	if (!open_maps(0, &reader))
-		return false;
-	while (!found && (line = next_line(&reader)) != NULL) {
-		uint64_t start = 0;
-		const char *dev_inode, *path;
-		// NOLINTNEXTLINE(clang-analyzer-core.UndefinedBinaryOperatorResult): a line of the buffer's unread part is never found
-		for (char *digit = line; *digit != 0 && *digit != '-'; digit++)
-			start = start << 4 | (uint64_t)(*digit <= '9' ? *digit - '0' : *digit - 'a' + 10);
-		if (start != (uint64_t)(uintptr_t)address || !split_line(line, &dev_inode, &path) || strlen(dev_inode) >= sizeof mapping->file)
-			continue;
-		strcpy(mapping->file, dev_inode);
-		const char *name = strrchr(path, '/');
-		mapping->name[0] = 0;
-		if (name != NULL && strlen(name) < sizeof mapping->name)
-			strcpy(mapping->name, name);
-		found = true;
-	}
-	softmig_sys_close(reader.fd);
-	return found;
-}
-
-// Does the process certainly not map the file? Its memory must be readable and not already torn down (it is before the driver's files are
-// closed). Another file of the same name counts too: seen through another mount the numbers may differ.
-static bool is_unmapped(uint32_t pid, const struct mapping *mapping)
-{
-	struct line_reader reader;
-	bool found = false, some = false;
-	char *line;
-	if (!open_maps(pid, &reader))
-		return false;
-	while (!found && (line = next_line(&reader)) != NULL) {
-		const char *dev_inode, *path;
-		some = true;
-		if (!split_line(line, &dev_inode, &path))
-			continue;
-		found = strcmp(dev_inode, mapping->file) == 0 || (mapping->name[0] != 0 && strstr(path, mapping->name) != NULL);
-	}
-	softmig_sys_close(reader.fd);
-	return some && !found;
-}
-
-int softmig_ledger_find_unmapped(const struct softmig_ledger_file *file, const struct viewer *viewer, const uint16_t *candidates,
-                                 int count, uint16_t *dead)
-{
-	struct mapping mapping;
 	int found = 0;
-	if (count == 0 || !viewer->proc_is_ours || !find_own_mapping(file, &mapping))
+	if (!viewer->proc_is_ours)
 		return 0;
 	for (int i = 0; i < count; i++) {
 		const struct softmig_ledger_slot *slot = &file->slot[candidates[i]];
-		uint64_t word = atomic_load(&slot->owner);
+		uint64_t word = atomic_load(&slot->owner), image = atomic_load(&slot->image), image_now;
 		struct stat_fields before, after;
 		uint32_t pid = owner_pid(word);
-		// The start time before and after: it is one process that we read the mappings of.
-		if (pid != viewer->pid && owner_state(word) == OWNER_OWNED && read_stat(pid, &before) && is_unmapped(pid, &mapping) &&
-		    read_stat(pid, &after) && before.start == after.start && (uint32_t)before.start == owner_start(word))
+		// The start time before and after: it is one process whose vector we read.
+		if (pid != viewer->pid && owner_state(word) == OWNER_OWNED && image != 0 && read_stat(pid, &before) &&
+		    (image_now = image_of(pid)) != 0 && image_now != image && read_stat(pid, &after) && before.start == after.start &&
+		    (uint32_t)before.start == owner_start(word))
 			dead[found++] = candidates[i];
 	}
 	return found;

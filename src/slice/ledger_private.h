@@ -51,7 +51,8 @@ struct viewer {
 	uint32_t pid;
 	uint32_t start;      // clock ticks, low half; 0: unknown (no /proc)
 	uint64_t pid_ns;     // 0: unknown
-	uint64_t image;
+	uint64_t image;      // hash of the auxiliary vector; 0: unknown
+	uint64_t random;
 	bool proc_is_ours;   // /proc counts pids as we do
 };
 
@@ -75,8 +76,8 @@ void softmig_ledger_viewer(struct viewer *viewer);
 // The owner or holder in an owner word, by the cheap means: kill(pid, 0) and /proc/PID/stat.
 enum fate softmig_ledger_fate(const struct viewer *viewer, uint64_t word, uint64_t pid_ns);
 // The costly means, for those whom the cheap ones show alive or not at all. Each names slots by index in dead[].
-// Those that have exec'ed something that does not map the file any more:
-int softmig_ledger_find_unmapped(const struct softmig_ledger_file *file, const struct viewer *viewer, const uint16_t *candidates,
+// Those that have exec'ed since they claimed their slot:
+int softmig_ledger_find_execed(const struct softmig_ledger_file *file, const struct viewer *viewer, const uint16_t *candidates,
                                  int count, uint16_t *dead);
 // Those of other PID namespaces, seen from one that sees every process of the machine:
 int softmig_ledger_find_elsewhere(const struct softmig_ledger_file *file, const struct viewer *viewer, const uint16_t *candidates,

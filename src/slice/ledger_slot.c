@@ -50,6 +50,7 @@ static bool take(struct softmig_ledger_slot *slot, const struct viewer *viewer, 
 	atomic_store_explicit(&slot->pid_ns, 0, memory_order_relaxed);
 	atomic_store_explicit(&slot->claimed_ns, 0, memory_order_relaxed);
 	atomic_store_explicit(&slot->image, 0, memory_order_relaxed);
+	atomic_store_explicit(&slot->random, 0, memory_order_relaxed);
 	for (int i = 0; i < SOFTMIG_MAX_GPUS; i++) {
 		struct softmig_ledger_use *use = &slot->use[i];
 		atomic_store_explicit(&use->tracked_bytes, 0, memory_order_relaxed);
@@ -115,7 +116,7 @@ static int sweep_deep(struct softmig_ledger_file *file, const struct viewer *vie
 		int candidate_count = pass == 0 ? near_count : far_count;
 		for (int i = 0; i < candidate_count; i++)
 			words[i] = atomic_load(&file->slot[candidates[i]].owner);
-		int found = pass == 0 ? softmig_ledger_find_unmapped(file, viewer, candidates, candidate_count, dead)
+		int found = pass == 0 ? softmig_ledger_find_execed(file, viewer, candidates, candidate_count, dead)
 		                      : softmig_ledger_find_elsewhere(file, viewer, candidates, candidate_count, dead);
 		for (int i = 0; i < candidate_count; i++) // the words from before the judgement
 			for (int j = 0; j < found; j++)
@@ -182,7 +183,7 @@ static void discard_former_self_as(struct softmig_ledger_file *file, const struc
 		struct softmig_ledger_slot *slot = &file->slot[i];
 		uint64_t word = atomic_load(&slot->owner);
 		if (OWNER_IDENTITY(word) == identity && atomic_load(&slot->pid_ns) == viewer->pid_ns &&
-		    atomic_load(&slot->image) != viewer->image)
+		    (atomic_load(&slot->random) != viewer->random || atomic_load(&slot->image) != viewer->image))
 			discard(slot, viewer, word);
 	}
 }
@@ -212,6 +213,7 @@ static bool claim_at(struct softmig_ledger_file *file, uint32_t index, const str
 		return false;
 	atomic_store_explicit(&slot->pid_ns, viewer->pid_ns, memory_order_relaxed);
 	atomic_store_explicit(&slot->image, viewer->image, memory_order_relaxed);
+	atomic_store_explicit(&slot->random, viewer->random, memory_order_relaxed);
 	atomic_store_explicit(&slot->claimed_ns, softmig_ledger_clock_ns(CLOCK_BOOTTIME), memory_order_relaxed);
 	STEP();
 	softmig_ledger_raise_mark(file, index); // before the first announcement, and after the slot is seen to be in use: see lower_mark()

@@ -37,10 +37,11 @@
 // The file.
 short owner[SLOTS];
 byte pending[SLOTS], used[SLOTS], waiting[SLOTS];
-byte mark, claims;
+byte mark, claims, image[SLOTS];
 
-// The machine: who lives, who maps the file (not between an exec and the next opening), what the driver has handed out.
-bool alive[4], mapped[4], ended[4];
+// The machine: who lives, in which image since its last exec, what the driver has handed out.
+bool alive[4], ended[4];
+byte image_now[4];
 byte held[4], total, kills, clock;
 
 // For the judge only: what the living have charged, what they ask for, and whether that did not fit at some instant.
@@ -68,7 +69,7 @@ inline lose_everything(p) // inside atomic: the driver frees what a dead or exec
 
 #define OLDER(i) (pending[i] > 0 && waiting[i] != 0 && waiting[i] < began && STATE(owner[i]) == OWNED)
 
-#define DEAD(word) (STATE(word) != FREE && (!alive[PID(word)] || (STATE(word) == OWNED && !mapped[PID(word)])))
+#define DEAD(i) (STATE(owner[i]) != FREE && (!alive[PID(owner[i])] || (STATE(owner[i]) == OWNED && image[i] != image_now[PID(owner[i])])))
 
 // take(): the compare-and-swap, then the zeroing. taken tells whether it was ours.
 inline take(index)
@@ -127,8 +128,8 @@ inline sweep()
 {
 	atomic { freed = false; j = 0 }
 	do
-	:: atomic { j < mark && (j == slot || !DEAD(owner[j])) -> j++ }
-	:: atomic { j < mark && j != slot && DEAD(owner[j]) -> word = owner[j] } // judged: from here on others may act
+	:: atomic { j < mark && (j == slot || !DEAD(j)) -> j++ }
+	:: atomic { j < mark && j != slot && DEAD(j) -> word = owner[j] } // judged: from here on others may act
 		discard(j);
 		atomic { freed = freed || taken; j++ }
 	:: atomic { j >= mark -> break }
@@ -148,6 +149,7 @@ inline claim()
 		take(i);
 		if
 		:: taken ->
+			image[i] = image_now[me];
 #ifndef MUTANT_NO_MARK
 			atomic { // raise_mark
 				mark = (mark < i + 1 -> i + 1 : mark);
@@ -259,11 +261,7 @@ inline reserve()
 #endif
 				withdraw();
 				if
-#ifdef EXEC // from its opening the ledger until it has swept its former slot, that looks alive
-				:: swept -> atomic { refused = true; want[me] = 0 }
-#else
 				:: swept -> atomic { refused = true; assert(did_not_fit[me]); want[me] = 0 }
-#endif
 #ifdef MUTANT_NO_SWEEP
 				:: else -> swept = true; announce()
 #else
@@ -339,8 +337,7 @@ proctype process(byte me; byte bytes; bool alone)
 #ifdef EXEC
 			if
 			:: me == 0 && life == 0 -> // another program, which opens the ledger and finds what its former self left
-				atomic { lose_everything(me); mapped[me] = false; granted = false; life = 1 }
-				mapped[me] = true;
+				atomic { lose_everything(me); image_now[me] = 1; granted = false; life = 1 }
 				i = 0;
 				do
 				:: atomic { i < mark && STATE(owner[i]) == OWNED && PID(owner[i]) == me -> word = owner[i] }
@@ -409,7 +406,6 @@ proctype killer()
 init {
 	atomic {
 		alive[0] = true; alive[1] = true; alive[2] = true; alive[3] = true;
-		mapped[0] = true; mapped[1] = true; mapped[2] = true; mapped[3] = true;
 		run process(0, WANT(0), false);
 		run process(1, WANT(1), false);
 #if PROCESSES > 2
