@@ -32,9 +32,9 @@ on_a_node() {
 		exec chroot "$root" "$@"' on_a_node "$node" "$@"
 }
 
-# node_setup: makes $work and the place for nodes, or skips the test where there is no way to have one.
+# node_setup: makes $work, unless the test has one, and the place for nodes, or skips the test where there is no way to have one.
 node_setup() {
-	work=$(mktemp -d /tmp/softmig-node.XXXXXX)
+	[ -d "${work:-}" ] || work=$(mktemp -d /tmp/softmig-node.XXXXXX)
 	node=$work/node
 	export work
 	mkdir "$node"
