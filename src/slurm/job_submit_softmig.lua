@@ -26,7 +26,7 @@ local function load_slices()
 	error(tried)
 end
 local slices = load_slices()
-local offered, problem = slices.load_table({ here .. "softmig.conf", "/etc/slurm/softmig.conf" })
+local offered, problem = slices.load_table(slices.table_paths(here, os.getenv("SLURM_CONF")))
 if problem then
 	slurm.log_error("softmig: %s: requests for slices are refused", problem)
 end

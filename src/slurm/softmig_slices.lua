@@ -31,6 +31,17 @@ function M.parse_table(text)
 	return offered
 end
 
+-- Where the table may lie: beside the plugin, beside slurm.conf (which Slurm's daemons and clients are told by SLURM_CONF where it is
+-- not in its usual place).
+function M.table_paths(here, slurm_conf)
+	local paths = { here .. "softmig.conf" }
+	if slurm_conf and slurm_conf:match("^/.*/") then
+		paths[#paths + 1] = slurm_conf:match("^/.*/") .. "softmig.conf"
+	end
+	paths[#paths + 1] = "/etc/slurm/softmig.conf"
+	return paths
+end
+
 -- Reads the table from the first of paths that can be opened. Called while Slurm loads the plugin, never later.
 function M.load_table(paths)
 	for _, path in ipairs(paths) do

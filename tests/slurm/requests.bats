@@ -141,6 +141,12 @@ refused() {
   refused "use --cpus-per-task" --gres=gpu:l40s.2:1 --cpus-per-gpu=2
 }
 
+@test "status tells the slice from inside the job" {
+  json=$(as srun -Q --gres=gpu:l40s.2:1 "$LAB/bin/softmig" status --json)
+  [ "$(jq -c '.gpus | map([.memory_limit_bytes, .sm_limit_pct])' <<<"$json")" = "[[$((23034 << 20)),50]]" ]
+}
+}
+
 @test "the controller refuses the same when the client's filter is off" {
   sed '/^CliFilter/d' "$LAB/etc/slurm.conf" >"$LAB/etc/slurm-nofilter.conf"
   export SLURM_CONF=$LAB/etc/slurm-nofilter.conf
@@ -192,4 +198,14 @@ refused() {
   cp "$SOURCE/src/slurm/job_submit_softmig.lua" "$LAB/etc/job_submit.lua"
   run as sbatch -o /dev/null --wrap=true
   [ "$status" = 0 ]
+}
+
+@test "a site's own plugin that includes ours works as the example shows" {
+  sleep 1
+  mkdir -p "$LAB/share"
+  cp "$SOURCE"/src/slurm/*.lua "$LAB/share/"
+  sed "s|/usr/share/softmig/slurm|$LAB/share|" "$SOURCE/src/slurm/examples/job_submit.lua" >"$LAB/etc/job_submit.lua"
+  output=$(see srun --gres=gpu:l40s.4:1) && is_slice 11517 25
+  run as env SLURM_CONF="$LAB/etc/slurm-nofilter.conf" sbatch --gres=gpu:l40s.3:1 --wrap=true
+  [ "$status" = 1 ] && [[ $output == *"not offered"* ]]
 }

@@ -55,6 +55,9 @@ matches("a type that Slurm could not hold is refused", select(2, slices.parse_ta
 equal("carriage returns do no harm", slices.parse_table("l40s 4\r\n").by_type.l40s.shards, 4)
 matches("a missing file is named", select(2, slices.load_table({ "/nonexistent/softmig.conf" })), "/nonexistent/softmig.conf")
 
+equal("the table is looked for beside the plugin and beside slurm.conf", slices.table_paths("/p/", "/opt/slurm/etc/slurm.conf"),
+	{ "/p/softmig.conf", "/opt/slurm/etc/softmig.conf", "/etc/slurm/softmig.conf" })
+
 -- one list
 local function translated(list, name)
 	return (slices.translate(list, name, offered))
