@@ -145,7 +145,6 @@ refused() {
   json=$(as srun -Q --gres=gpu:l40s.2:1 "$LAB/bin/softmig" status --json)
   [ "$(jq -c '.gpus | map([.memory_limit_bytes, .sm_limit_pct])' <<<"$json")" = "[[$((23034 << 20)),50]]" ]
 }
-}
 
 @test "the controller refuses the same when the client's filter is off" {
   sed '/^CliFilter/d' "$LAB/etc/slurm.conf" >"$LAB/etc/slurm-nofilter.conf"
