@@ -365,6 +365,8 @@ int softmig_lane_look(struct softmig_lane *lane, uint64_t thread, struct softmig
 			running_ns = now_ns - from_ns;
 		}
 		uint64_t first_ns = lane->batch[lane->first].estimate_ns;
+		if (first_ns > scene->longest_ns)
+			scene->longest_ns = first_ns;
 		lane->drains_ns = now_ns + left_ns - (running_ns < first_ns ? running_ns : first_ns);
 	} else if (lane->open.count > 0 && (now_ns > lane->drains_ns || now_ns > lane->used_ns + GAP_NS)) {
 		// No event follows what was submitted last. The stream knows whether it is done, but not since when.

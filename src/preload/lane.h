@@ -61,6 +61,7 @@ struct softmig_lane_scene {
 	int sharers;                 // other jobs that work on it: spans are not this job's alone
 	uint64_t crowd_ns;           // when two lanes were last seen busy at once: then spans overlap, and estimates are
 	uint64_t crowd_permille;     //   corrected by what all of them took together, as against what was estimated
+	uint64_t longest_ns;         // the largest estimate of a batch that is not done
 	uint64_t completions;        // counts batches found done
 	uint64_t estimated_ns;       // adds up the estimates of what was found done
 };

@@ -26,9 +26,11 @@
 #define EARLY_NS (80 * US)
 // The job's other GPUs matter when they are ready this soon.
 #define LEVEL_NS (40 * MS)
-// No batch done for so long, though there is work: see is_stuck. Nothing gained in so long.
+// See is_stuck: no batch done for so long, though there is work; nothing gained in so long, for small commands and others.
 #define STUCK_NS (300 * MS)
-#define STARVED_NS (1000 * MS)
+#define STARVED_NS (2000 * MS)
+#define STARVED_LONG_NS (60000 * MS)
+#define SMALL_NS (5 * MS)
 // Streams side by side are judged by so much work together.
 #define CROWD_NS (10 * MS)
 enum { SPANS = 64, CACHED = 64, ACTIVE = SOFTMIG_LANES / 64 };
@@ -211,7 +213,7 @@ static uint64_t sweep(struct meter *meter, uint64_t now_ns)
 	uint64_t drains_ns = 0, busy_ns = 0;
 	int spans = 0;
 	meter->scene.sharers = meter->gate.sharers;
-	meter->scene.estimated_ns = 0;
+	meter->scene.estimated_ns = meter->scene.longest_ns = 0;
 	for (int word = 0; word < ACTIVE; word++)
 		for (uint64_t bits = meter->active[word]; bits != 0; bits &= bits - 1) {
 			int i = word * 64 + __builtin_ctzll(bits);
@@ -294,27 +296,33 @@ static uint64_t wait_for(const struct softmig_gate_answer *answer, uint64_t now_
 // while without progress one command passes, whatever the debt, which is carried on.
 struct progress {
 	uint64_t completions, since_ns; // batches done, and when that last changed
-	int64_t tokens_ns;              // at the beginning
+	uint64_t drained_ns;            // since when nothing of this process is on the GPU, and the tokens then
+	int64_t tokens_ns;
 };
 
-static bool is_stuck(const struct meter *meter, struct progress *progress, bool in_flight, uint64_t began_ns, uint64_t now_ns)
+static bool is_stuck(const struct meter *meter, struct progress *progress, uint64_t estimate_ns, bool in_flight, uint64_t now_ns)
 {
 	if (progress->since_ns == 0 || progress->completions != meter->scene.completions) {
-		if (progress->since_ns == 0)
-			progress->tokens_ns = softmig_share_tokens(meter->share, 100, now_ns, 0);
 		progress->completions = meter->scene.completions;
 		progress->since_ns = now_ns;
 	}
-	if (in_flight && now_ns > progress->since_ns + STUCK_NS)
-		return true;
-	// Other processes use up all that comes in.
-	return now_ns > began_ns + STARVED_NS && softmig_share_tokens(meter->share, 100, now_ns, 0) <= progress->tokens_ns;
+	if (in_flight) { // far longer than such work ever took
+		progress->drained_ns = 0;
+		return now_ns > progress->since_ns + STUCK_NS + 4 * meter->scene.longest_ns;
+	}
+	int64_t tokens_ns = softmig_share_tokens(meter->share, 100, now_ns, 0);
+	if (progress->drained_ns == 0) {
+		progress->drained_ns = now_ns;
+		progress->tokens_ns = tokens_ns;
+	}
+	// Other processes of the job use up all that comes in.
+	return now_ns > progress->drained_ns + (estimate_ns <= SMALL_NS ? STARVED_NS : STARVED_LONG_NS) && tokens_ns <= progress->tokens_ns;
 }
 
 // Waits until the gate lets the command pass. Called and returns with the lock held; returns the time.
 static uint64_t admit(struct meter *meter, uint64_t estimate_ns, uint64_t now_ns)
 {
-	uint64_t began_ns = now_ns, throttled_ns = 0;
+	uint64_t throttled_ns = 0;
 	struct progress progress = {0};
 	bool waits = false, turns = false;
 	for (;;) {
@@ -334,7 +342,7 @@ static uint64_t admit(struct meter *meter, uint64_t estimate_ns, uint64_t now_ns
 		                               .estimate_ns = estimate_ns,
 		                               .level_ns = meter->gate.over ? level(meter, now_ns) : 0};
 		struct softmig_gate_answer answer = softmig_gate_decide(&meter->gate, meter->share, turn_of(meter), &ask);
-		if (answer.reason == SOFTMIG_GATE_GO || is_stuck(meter, &progress, drains_ns != 0, began_ns, now_ns))
+		if (answer.reason == SOFTMIG_GATE_GO || is_stuck(meter, &progress, estimate_ns, drains_ns != 0, now_ns))
 			break;
 		if (!waits) {
 			mode = relaxed();

@@ -167,6 +167,18 @@ static struct softmig_gate_answer wait_for_turn(const struct softmig_turn_answer
 	return wait_until(SOFTMIG_GATE_TURN, now_ns + POLL_NS, false);
 }
 
+// The turn passes on when the last of the work is done: polled for around the time when it should be, not for ever.
+static struct softmig_gate_answer wait_for_end(struct softmig_gate *gate, int64_t outstanding_ns, uint64_t now_ns)
+{
+	if (outstanding_ns > 0)
+		gate->late_since_ns = 0;
+	else if (gate->late_since_ns == 0)
+		gate->late_since_ns = now_ns;
+	if (gate->late_since_ns != 0 && now_ns > gate->late_since_ns + (uint64_t)MS)
+		return wait_until(SOFTMIG_GATE_DRAIN, now_ns + (uint64_t)NAP_LATE_NS, false);
+	return wait_until(SOFTMIG_GATE_DRAIN, now_ns + (uint64_t)most(outstanding_ns, 0), true);
+}
+
 static struct softmig_gate_answer decide(struct softmig_gate *gate, struct softmig_share *share, struct softmig_turn *turn,
                                                const struct softmig_gate_ask *ask)
 {
@@ -235,7 +247,7 @@ static struct softmig_gate_answer decide(struct softmig_gate *gate, struct softm
 	case SOFTMIG_TURN_OVER:
 		if (ask->in_flight) {
 			softmig_turn_hold(turn, turn_pct, drained_ns + (uint64_t)LINGER_NS, now_ns);
-			return wait_until(SOFTMIG_GATE_DRAIN, now_ns + (uint64_t)most(outstanding_ns, 0), true);
+			return wait_for_end(gate, outstanding_ns, now_ns);
 		}
 		if (softmig_share_others(share, gate->tag, now_ns) > now_ns) // the job's other processes are still at work
 			return wait_until(SOFTMIG_GATE_DRAIN, now_ns + (uint64_t)(NAP_TURN_NS / 4), false);

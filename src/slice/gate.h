@@ -21,6 +21,7 @@ struct softmig_gate {
 	bool waits;            // the last answer was not GO
 	bool contested;        // neighbours want the GPU
 	int sharers;           // neighbours that the GPU is time-sliced with at this moment
+	uint64_t late_since_ns; // since when the end of a turn is overdue; 0: it is not
 	uint64_t busy_last_ns; // when this process was last seen at work
 	uint64_t contested_ns; // when they last did
 	int64_t burst_ns;      // what it may submit between others' turns

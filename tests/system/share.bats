@@ -113,3 +113,13 @@ run_in_job() { in_job "$BUILD/bench/share_work" "$@"; }
 		[[ $output = "nodes 7 failed "* ]]
 	done
 }
+
+@test "a launch that running work may wait for is not held back for ever, however deep the debt" {
+	share 5
+	run in_job "$BUILD/programs/held_back"
+	echo "$output"
+	[ "$status" -eq 0 ]
+	[[ $output =~ ^launches\ ([0-9]+)\ longest_ms\ ([0-9]+)$ ]]
+	between "${BASH_REMATCH[1]}" 4 40 # some at once, then one in 0.3 s; without a limit about 190
+	between "${BASH_REMATCH[2]}" 250 900
+}
