@@ -231,7 +231,6 @@ CUresult hook_cuMipmappedArrayCreate(CUmipmappedArray *pHandle, const CUDA_ARRAY
 }
 
 // Taken out before the driver frees it, since another thread may be given the same handle at once; put back if it was not freed.
-// Only granules of its own are sure to be free then: the rest is NVML's to tell.
 #define DESTROY(kind, handle, call) \
 	do { \
 		struct softmig_track_entry entry; \
@@ -241,12 +240,10 @@ CUresult hook_cuMipmappedArrayCreate(CUmipmappedArray *pHandle, const CUDA_ARRAY
 		softmig_gpu_enter(gpu); \
 		CUresult result = (call); \
 		if (result == CUDA_SUCCESS) \
-			softmig_uncharge_entry(&entry); \
+			softmig_uncharge_measured(gpu, entry.bytes); \
 		else \
 			softmig_track_add(&entry); \
 		softmig_gpu_leave(gpu); \
-		if (result == CUDA_SUCCESS && entry.bytes <= SOFTMIG_SMALL_BYTES) \
-			softmig_settle(gpu); \
 		return result; \
 	} while (0)
 

@@ -71,7 +71,9 @@ static void refresh(struct softmig_gpu *gpu, struct pool *pool, uint64_t held_by
 	if (now > before + held_bytes) // more than foreseen: the driver holds it, so it is charged, limit or not
 		softmig_ledger_reserve(softmig_ledger_now(), gpu->ledger, SOFTMIG_LEDGER_TRACKED, now - before - held_bytes, 0);
 	else
-		softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, before + held_bytes - now);
+		softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, before + held_bytes - (now > before ? now : before));
+	if (now < before)
+		softmig_uncharge_measured(gpu, before - now);
 	unlock(pool);
 }
 

@@ -3,7 +3,6 @@
 // rounded to granules; small ones by the blocks they fall into, told by their address. Owns: that rule.
 #include "preload/gpu.h"
 #include "preload/hook.h"
-#include "preload/mode.h"
 #include "preload/track.h"
 
 static uint64_t current_context(void)
@@ -30,24 +29,22 @@ static struct softmig_track_entry block_of(uint64_t pointer, const struct softmi
 	                                    .gpu = (uint8_t)gpu->ledger};
 }
 
-// After the driver freed what entry stood for. A block that is empty of allocations may still hold small arrays, which only NVML
-// knows: it stays charged as overhead until NVML is asked. True: it has to be.
-static bool forget(const struct softmig_track_entry *entry)
+// After the driver freed what entry stood for. A block that is empty of allocations may still hold small arrays.
+static void forget(const struct softmig_track_entry *entry)
 {
 	struct softmig_gpu *gpu = softmig_gpu_by_index(entry->gpu);
 
 	if (entry->bytes != 0) {
 		softmig_uncharge_entry(entry);
-		return false;
+		return;
 	}
 	struct softmig_track_entry block = block_of(entry->key, gpu, entry->context);
 	if (softmig_track_count(&block, -1) != 0)
-		return false;
-	bool shared = atomic_load_explicit(&gpu->shares_blocks, memory_order_relaxed);
-	if (shared)
-		softmig_ledger_reserve(softmig_ledger_now(), gpu->ledger, SOFTMIG_LEDGER_OVERHEAD, SOFTMIG_GRANULE_BYTES, 0);
-	softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, SOFTMIG_GRANULE_BYTES);
-	return shared;
+		return;
+	if (atomic_load_explicit(&gpu->shares_blocks, memory_order_relaxed))
+		softmig_uncharge_measured(gpu, SOFTMIG_GRANULE_BYTES);
+	else
+		softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, SOFTMIG_GRANULE_BYTES);
 }
 
 // After the driver granted pointer for charge_of(bytes): records it, and gives back what the driver did not need, because the
@@ -154,15 +151,12 @@ CUresult hook_cuMemAllocPitch(CUdeviceptr_v1 *dptr, unsigned int *pPitch, unsign
 		} \
 		struct softmig_gpu *gpu = softmig_gpu_by_index(entry.gpu); \
 		softmig_gpu_enter(gpu); \
-		bool shared = false; \
 		CUresult result = (call); \
 		if (result == CUDA_SUCCESS) \
-			shared = forget(&entry); \
+			forget(&entry); \
 		else \
 			softmig_track_add(&entry); \
 		softmig_gpu_leave(gpu); \
-		if (shared) \
-			softmig_settle(gpu); \
 		return result; \
 	} while (0)
 

@@ -104,9 +104,14 @@ static void set_charge(struct pool *pool, struct softmig_gpu *gpu, uint64_t now,
 	if (now > before + held_bytes) // more than foreseen: the driver holds it, so it is charged, limit or not
 		softmig_ledger_reserve(softmig_ledger_now(), gpu->ledger, SOFTMIG_LEDGER_TRACKED, now - before - held_bytes, 0);
 	else
-		softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, before + held_bytes - now);
-	if (atomic_load(&pool->unseen))
+		softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, before + held_bytes - (now > before ? now : before));
+	if (atomic_load(&pool->unseen)) {
+		if (now < before)
+			softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, before - now);
 		atomic_fetch_add(&gpu->unseen_bytes, now - before);
+	} else if (now < before) {
+		softmig_uncharge_measured(gpu, before - now);
+	}
 }
 
 // Brings the pool's charge to what the pool has reserved, having trimmed it first where that is asked for. One that was destroyed

@@ -108,6 +108,8 @@ void softmig_gpu_enter(struct softmig_gpu *gpu)
 void softmig_gpu_leave(struct softmig_gpu *gpu)
 {
 	atomic_fetch_add_explicit(&gpu->activity, 0xffff, memory_order_acq_rel); // one fewer in flight, one more completed
+	if (atomic_load_explicit(&gpu->settle_wanted, memory_order_relaxed) && atomic_exchange(&gpu->settle_wanted, false))
+		softmig_settle(gpu);
 }
 
 static nvmlDevice_t nvml_device(struct softmig_gpu *gpu)
@@ -296,6 +298,15 @@ bool softmig_charge(struct softmig_gpu *gpu, enum softmig_ledger_kind kind, uint
 void softmig_uncharge(struct softmig_gpu *gpu, enum softmig_ledger_kind kind, uint64_t bytes)
 {
 	softmig_ledger_release(softmig_ledger_now(), gpu->ledger, kind, bytes);
+}
+
+void softmig_uncharge_measured(struct softmig_gpu *gpu, uint64_t bytes)
+{
+	if (bytes != 0 && !atomic_load_explicit(&gpu->nvml_blind, memory_order_relaxed)) {
+		softmig_ledger_reserve(softmig_ledger_now(), gpu->ledger, SOFTMIG_LEDGER_OVERHEAD, bytes, 0);
+		atomic_store_explicit(&gpu->settle_wanted, true, memory_order_relaxed);
+	}
+	softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, bytes);
 }
 
 void softmig_uncharge_entry(const struct softmig_track_entry *entry)

@@ -30,6 +30,7 @@ struct softmig_gpu {
 	_Atomic(CUcontext) primary;       // while it is active
 	_Atomic uint64_t unseen_bytes;    // tracked, but not in NVML's figure: managed memory
 	_Atomic bool shares_blocks;       // small arrays may lie in the same blocks as small allocations
+	_Atomic bool settle_wanted;       // something shrank: ask NVML when the call in flight has ended
 	_Atomic bool nvml_blind;          // NVML does not know this process although it has a context
 };
 
@@ -66,7 +67,10 @@ bool softmig_charge(struct softmig_gpu *gpu, enum softmig_ledger_kind kind, uint
 // The same without all that: does it fit as things are?
 bool softmig_charge_if_room(struct softmig_gpu *gpu, enum softmig_ledger_kind kind, uint64_t bytes);
 void softmig_uncharge(struct softmig_gpu *gpu, enum softmig_ledger_kind kind, uint64_t bytes);
-// The same for what a track entry was charged, once it is out of the table and gone from the driver.
+// The same where it is not certain that the driver gave all of it back (pools, shared blocks, arrays): stays charged as overhead until
+// NVML has been asked, which leaving does.
+void softmig_uncharge_measured(struct softmig_gpu *gpu, uint64_t bytes);
+// softmig_uncharge for what a track entry was charged, once it is out of the table and gone from the driver.
 void softmig_uncharge_entry(const struct softmig_track_entry *entry);
 // What was tracked so far may be held on by something that hooks cannot see (another process, a file descriptor, a destroyed pool):
 // from here on NVML's figure alone counts. Outside enter and leave.
