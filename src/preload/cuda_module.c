@@ -211,27 +211,38 @@ CUresult hook_cuLibraryGetKernel(CUkernel *pKernel, CUlibrary library, const cha
 	return result;
 }
 
-// A larger stack is taken at once; the buffers of printf and malloc when a kernel first needs them.
+// A larger stack is taken at once.
+static CUresult set_stack(struct softmig_gpu *gpu, size_t value)
+{
+	uint64_t growth = softmig_local_stack_growth(gpu, value);
+
+	softmig_gpu_enter(gpu);
+	if (growth != 0 && !softmig_charge(gpu, SOFTMIG_LEDGER_OVERHEAD, growth, "stack")) {
+		softmig_gpu_leave(gpu);
+		return CUDA_ERROR_OUT_OF_MEMORY;
+	}
+	CUresult result = DRIVER(cuCtxSetLimit)(CU_LIMIT_STACK_SIZE, value);
+	if (result == CUDA_SUCCESS)
+		softmig_local_stack_is(gpu, value);
+	softmig_gpu_leave(gpu);
+	softmig_settle_reserved(gpu, growth);
+	return result;
+}
+
+// The buffers of printf and malloc are taken when a kernel first needs them.
 CUresult hook_cuCtxSetLimit(CUlimit limit, size_t value)
 {
 	struct softmig_gpu *gpu = softmig_gpu_current();
-	bool stack = limit == CU_LIMIT_STACK_SIZE;
-	bool buffer = limit == CU_LIMIT_PRINTF_FIFO_SIZE || limit == CU_LIMIT_MALLOC_HEAP_SIZE;
 	size_t before = 0;
 
-	if (gpu == NULL || (!stack && !buffer) || DRIVER(cuCtxGetLimit)(&before, limit) != CUDA_SUCCESS)
+	if (gpu != NULL && limit == CU_LIMIT_STACK_SIZE)
+		return set_stack(gpu, value);
+	if (gpu == NULL || (limit != CU_LIMIT_PRINTF_FIFO_SIZE && limit != CU_LIMIT_MALLOC_HEAP_SIZE) ||
+	    DRIVER(cuCtxGetLimit)(&before, limit) != CUDA_SUCCESS)
 		return DRIVER(cuCtxSetLimit)(limit, value);
-	if (stack ? !softmig_local_stack_before(gpu, value) : !softmig_local_buffer_before(gpu, before, value))
+	if (!softmig_local_buffer_before(gpu, before, value))
 		return CUDA_ERROR_OUT_OF_MEMORY;
-	softmig_gpu_enter(gpu);
 	CUresult result = DRIVER(cuCtxSetLimit)(limit, value);
-	softmig_gpu_leave(gpu);
-	// The charge of a stack that has been taken is NVML's from here on; it is raised before the promise is withdrawn.
-	softmig_settle(gpu);
-	if (stack)
-		softmig_local_stack_after(gpu, value, result == CUDA_SUCCESS);
-	else
-		softmig_local_buffer_after(gpu, before, value, result == CUDA_SUCCESS);
-	softmig_settle(gpu);
+	softmig_local_buffer_after(gpu, before, value, result == CUDA_SUCCESS);
 	return result;
 }

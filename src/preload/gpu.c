@@ -193,46 +193,45 @@ uint64_t softmig_gpu_overhead_bytes(const struct softmig_gpu *gpu)
 // that has been made.
 static uint64_t settle(struct softmig_gpu *gpu, uint64_t own, uint64_t reserved_bytes)
 {
-	uint64_t bytes = 0, tracked = 0;
+	struct softmig_ledger *ledger = softmig_ledger_now();
+	uint64_t bytes = 0, overhead = 0;
 	int kept = errno;
-	bool known = false, quiet = false;
 
 	// A call in flight is charged before it is made and given back after: tracked may be ahead of the driver, never behind.
 	// With the larger of two readings the difference can only be too small; so it may raise the overhead at any time, and
-	// lower it when nothing moved meanwhile.
-	for (int attempt = 0; attempt < 3 && !quiet; attempt++) {
+	// lower it when nothing moved meanwhile, the overhead itself included.
+	for (int attempt = 0; attempt < 3; attempt++) {
+		uint64_t now = softmig_gpu_overhead_bytes(gpu);
 		uint64_t before = atomic_load_explicit(&gpu->activity, memory_order_acquire);
-		tracked = own_tracked(gpu);
-		known = softmig_gpu_nvml_bytes(gpu, &bytes);
-		uint64_t again = own_tracked(gpu);
+		uint64_t tracked = own_tracked(gpu);
+		bool known = softmig_gpu_nvml_bytes(gpu, &bytes);
+		uint64_t again = own_tracked(gpu), unseen = atomic_load_explicit(&gpu->unseen_bytes, memory_order_acquire);
 		tracked = again > tracked ? again : tracked;
+		tracked = tracked > unseen ? tracked - unseen : 0;
 		uint64_t after = atomic_load_explicit(&gpu->activity, memory_order_acquire);
-		quiet = before == after && (before & 0xffff) == own;
-		if (!known)
-			break;
+		bool quiet = before == after && (before & 0xffff) == own;
+		errno = kept;
+		if (!known) {
+			// No context: nothing is held. A context that NVML does not see: its measured cost stays charged.
+			if (atomic_load_explicit(&gpu->contexts, memory_order_acquire) != 0)
+				atomic_store_explicit(&gpu->nvml_blind, true, memory_order_relaxed);
+			else if (quiet && softmig_ledger_swap_overhead(ledger, gpu->ledger, now, 0))
+				return 0;
+			if (reserved_bytes != 0)
+				softmig_uncharge(gpu, SOFTMIG_LEDGER_OVERHEAD, reserved_bytes);
+			return 0;
+		}
+		atomic_store_explicit(&gpu->nvml_blind, false, memory_order_relaxed);
+		overhead = bytes > tracked ? bytes - tracked : 0;
+		overhead += softmig_local_outstanding(gpu, overhead);
+		if (quiet && softmig_ledger_swap_overhead(ledger, gpu->ledger, now, overhead))
+			return bytes;
 	}
-	errno = kept;
-	if (!known) {
-		// No context: nothing is held. A context that NVML does not see: its measured cost stays charged.
-		if (atomic_load_explicit(&gpu->contexts, memory_order_acquire) != 0)
-			atomic_store_explicit(&gpu->nvml_blind, true, memory_order_relaxed);
-		else if (quiet)
-			softmig_ledger_set_overhead(softmig_ledger_now(), gpu->ledger, 0);
-		if (reserved_bytes != 0)
-			softmig_uncharge(gpu, SOFTMIG_LEDGER_OVERHEAD, reserved_bytes);
-		return 0;
+	for (;;) { // never quiet: raise only, apart from this thread's own reservation
+		uint64_t now = softmig_gpu_overhead_bytes(gpu), without = now > reserved_bytes ? now - reserved_bytes : 0;
+		if (softmig_ledger_swap_overhead(ledger, gpu->ledger, now, overhead > without ? overhead : without))
+			return bytes;
 	}
-	atomic_store_explicit(&gpu->nvml_blind, false, memory_order_relaxed);
-	uint64_t unseen = atomic_load_explicit(&gpu->unseen_bytes, memory_order_acquire);
-	tracked = tracked > unseen ? tracked - unseen : 0;
-	uint64_t overhead = bytes > tracked ? bytes - tracked : 0, now = softmig_gpu_overhead_bytes(gpu);
-	overhead += softmig_local_outstanding(gpu, overhead);
-	uint64_t without = now > reserved_bytes ? now - reserved_bytes : 0;
-	if (!quiet && reserved_bytes != 0)
-		overhead = overhead > without ? overhead : without;
-	if (quiet || reserved_bytes != 0 || overhead > now)
-		softmig_ledger_set_overhead(softmig_ledger_now(), gpu->ledger, overhead);
-	return bytes;
 }
 
 uint64_t softmig_settle(struct softmig_gpu *gpu)

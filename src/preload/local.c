@@ -86,20 +86,17 @@ bool softmig_local_kernel(struct softmig_gpu *gpu, uint64_t bytes_per_thread)
 	return true;
 }
 
-bool softmig_local_stack_before(struct softmig_gpu *gpu, uint64_t bytes_per_thread)
+uint64_t softmig_local_stack_growth(struct softmig_gpu *gpu, uint64_t bytes_per_thread)
 {
-	uint64_t bytes = growth(gpu, per_thread_of(&locals[gpu->ledger]), bytes_per_thread);
-	return bytes == 0 || promise(gpu, bytes, "stack");
+	return growth(gpu, per_thread_of(&locals[gpu->ledger]), bytes_per_thread);
 }
 
-void softmig_local_stack_after(struct softmig_gpu *gpu, uint64_t bytes_per_thread, bool ok)
+void softmig_local_stack_is(struct softmig_gpu *gpu, uint64_t bytes_per_thread)
 {
 	struct local *local = &locals[gpu->ledger];
-	uint64_t now = per_thread_of(local), kernel = atomic_load(&local->kernel);
+	uint64_t kernel = atomic_load(&local->kernel);
 
-	withdraw(gpu, growth(gpu, now, bytes_per_thread)); // taken at once, so NVML shows it; or not taken at all
-	if (ok)
-		atomic_store(&local->per_thread, bytes_per_thread > kernel ? bytes_per_thread : kernel);
+	atomic_store(&local->per_thread, bytes_per_thread > kernel ? bytes_per_thread : kernel);
 }
 
 bool softmig_local_buffer_before(struct softmig_gpu *gpu, uint64_t from_bytes, uint64_t to_bytes)

@@ -8,10 +8,10 @@
 
 // A kernel with so much local memory will make the current context grow: charges it. False: the slice has no room.
 bool softmig_local_kernel(struct softmig_gpu *gpu, uint64_t bytes_per_thread);
-// The stack limit is about to become bytes_per_thread: charges the growth. False: no room.
-bool softmig_local_stack_before(struct softmig_gpu *gpu, uint64_t bytes_per_thread);
-// It has become that (or, if not ok, it has not): what it took or gave back is in NVML's figure, settled by the caller.
-void softmig_local_stack_after(struct softmig_gpu *gpu, uint64_t bytes_per_thread, bool ok);
+// What a stack limit of so much will make the context grow by, at once.
+uint64_t softmig_local_stack_growth(struct softmig_gpu *gpu, uint64_t bytes_per_thread);
+// The stack limit has become that.
+void softmig_local_stack_is(struct softmig_gpu *gpu, uint64_t bytes_per_thread);
 // A buffer's limit is about to change from one size to another: charges growth. False: no room.
 bool softmig_local_buffer_before(struct softmig_gpu *gpu, uint64_t from_bytes, uint64_t to_bytes);
 void softmig_local_buffer_after(struct softmig_gpu *gpu, uint64_t from_bytes, uint64_t to_bytes, bool ok);

@@ -277,15 +277,17 @@ void softmig_ledger_release(struct softmig_ledger *ledger, int gpu, enum softmig
 	STEP();
 }
 
-void softmig_ledger_set_overhead(struct softmig_ledger *ledger, int gpu, uint64_t bytes)
+bool softmig_ledger_swap_overhead(struct softmig_ledger *ledger, int gpu, uint64_t expected_bytes, uint64_t bytes)
 {
 	if (!is_valid_gpu(ledger, gpu))
-		return;
+		return true;
 	struct softmig_ledger_slot *slot = softmig_ledger_self(ledger);
 	if (slot == NULL)
-		return;
+		return true;
 	struct softmig_ledger_use *use = &slot->use[gpu];
-	uint64_t before = atomic_exchange_explicit(&use->overhead_bytes, bytes, memory_order_seq_cst);
+	uint64_t before = expected_bytes;
+	if (!atomic_compare_exchange_strong_explicit(&use->overhead_bytes, &before, bytes, memory_order_seq_cst, memory_order_seq_cst))
+		return false;
 	STEP();
 	if (bytes > before) {
 		struct request request = {ledger, use, (uint32_t)(slot - ledger->file->slot), gpu, SOFTMIG_LEDGER_OVERHEAD, 0, 0};
@@ -293,6 +295,16 @@ void softmig_ledger_set_overhead(struct softmig_ledger *ledger, int gpu, uint64_
 		look(&request, false, 0, &view);
 		grant(&request, view.used_bytes); // of nothing: raises the peaks
 	}
+	return true;
+}
+
+void softmig_ledger_set_overhead(struct softmig_ledger *ledger, int gpu, uint64_t bytes)
+{
+	if (!is_valid_gpu(ledger, gpu))
+		return;
+	struct softmig_ledger_slot *slot = softmig_ledger_self(ledger);
+	while (slot != NULL && !softmig_ledger_swap_overhead(ledger, gpu, atomic_load(&slot->use[gpu].overhead_bytes), bytes))
+		;
 }
 
 uint64_t softmig_ledger_used(const struct softmig_ledger *ledger, int gpu)

@@ -133,6 +133,8 @@ bool softmig_ledger_reserve(struct softmig_ledger *ledger, int gpu, enum softmig
 void softmig_ledger_release(struct softmig_ledger *ledger, int gpu, enum softmig_ledger_kind kind, uint64_t bytes);
 // Sets this process's overhead on gpu to the measured figure, up or down, limit or not: it is what the driver already holds.
 void softmig_ledger_set_overhead(struct softmig_ledger *ledger, int gpu, uint64_t bytes);
+// The same, but only if it still is expected_bytes: another thread may have reserved overhead since the figure was taken. False: it is not.
+bool softmig_ledger_swap_overhead(struct softmig_ledger *ledger, int gpu, uint64_t expected_bytes, uint64_t bytes);
 
 // Bytes of all the job's processes on gpu, announcements left out. Validates every figure; never fails. Every 10 ms at most it
 // first looks whether the other owners of these bytes are alive.
