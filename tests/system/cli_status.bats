@@ -91,6 +91,17 @@ figure() { # figure 'EXPRESSION of s' <JSON: what python makes of it
 	[ "$(figure 's["gpus"][0]["memory_peak_bytes"] >= 300 << 20' <<<"$output")" = True ]
 }
 
+@test "status shows the share of compute that is used, the GPU time, and the time throttled" {
+	[ -x "$BUILD/bench/share_work" ] || skip "needs bench/share_work"
+	SOFTMIG_SIM_GPUS=1xH200:143771M run "$softmig" run --sm 25 -- \
+		sh -c '"$1" plain 1000 5 >/dev/null; "$2" status --json' _ "$BUILD/bench/share_work" "$softmig"
+	echo "$output"
+	# wide: the machine may be busy with other things
+	[ "$(figure '10 <= s["gpus"][0]["sm_used_pct"] <= 30' <<<"$output")" = True ]
+	[ "$(figure '0.4 <= s["gpus"][0]["busy_seconds"] <= 2' <<<"$output")" = True ]
+	[ "$(figure 's["gpus"][0]["throttled_seconds"] > 1' <<<"$output")" = True ]
+}
+
 @test "from outside, list and status --pid show a run" {
 	"$softmig" run --memory 3G -- "$hold" 300 -- sh -c 'echo ready; exec sleep 60' >"$work/out" 3>&- &
 	pid=$!
