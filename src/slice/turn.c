@@ -233,7 +233,7 @@ static int rank(const struct softmig_turn *turn, uint64_t mine_ns, uint64_t now_
 			last_ns = turn->peer[i].page.hold_since_ns;
 			last = i;
 		}
-	if (last < 0)
+	if (last < 0 && last_ns != 0)
 		mine_ns += AGAIN_NS;
 	for (int i = 0; i < turn->peers; i++) {
 		uint64_t theirs_ns = turn->peer[i].page.virtual_ns + (i == last ? AGAIN_NS : 0);

@@ -305,9 +305,111 @@ static void a_neighbour_that_is_stopped_again_and_again_does_not_matter(void **s
 	free(sim);
 }
 
+// ---- the rule, step by step
+
+static struct softmig_turn_page mine, theirs;
+static struct softmig_turn one, other;
+#define T0 (5000 * SEC)
+
+static void read_each_other(uint64_t now_ns)
+{
+	struct softmig_turn_seen seen;
+	one.peers = other.peers = 1;
+	memcpy(&seen, &theirs, sizeof(seen));
+	softmig_turn_see(&one, 0, &seen, now_ns);
+	memcpy(&seen, &mine, sizeof(seen));
+	softmig_turn_see(&other, 0, &seen, now_ns);
+}
+
+static int two_pages(void **state)
+{
+	(void)state;
+	memset(&mine, 0, sizeof(mine));
+	memset(&theirs, 0, sizeof(theirs));
+	softmig_turn_init(&mine, 1);
+	softmig_turn_init(&theirs, 2);
+	one = (struct softmig_turn){.own = &mine, .sum_is_whole = true};
+	other = (struct softmig_turn){.own = &theirs, .sum_is_whole = true};
+	return 0;
+}
+
+// Both want, one holds.
+static uint64_t begin(unsigned pct, unsigned other_pct)
+{
+	theirs.pct = other_pct;
+	theirs.want_until_ns = T0 + 10 * SEC; // out of bounds: not heard
+	read_each_other(T0);
+	assert_int_equal(softmig_turn_others(&one, T0), 0);
+	theirs.want_until_ns = T0 + 500 * MS;
+	read_each_other(T0);
+	struct softmig_turn_answer answer = softmig_turn_ask(&one, pct, T0);
+	assert_int_equal(answer.verdict, SOFTMIG_TURN_MINE);
+	return answer.until_ns - T0;
+}
+
+static void a_turn_is_as_long_as_the_share_says(void **state)
+{
+	(void)state;
+	assert_int_equal(begin(50, 50), 12 * MS);
+	two_pages(NULL);
+	assert_int_equal(begin(10, 90), 3 * MS); // 2.4, but shorter than this is not worth a hand-over
+	two_pages(NULL);
+	assert_int_equal(begin(70, 100), 24 * MS * 70 / 100); // root gave this job 70: whatever the other claims
+	two_pages(NULL);
+	one.sum_is_whole = false;
+	assert_int_equal(begin(70, 100), 12 * MS);
+}
+
+static void equal_jobs_alternate(void **state)
+{
+	(void)state;
+	uint64_t end_ns = T0 + begin(50, 50);
+	softmig_turn_release(&one, 50, 0, end_ns);
+	assert_int_equal(mine.virtual_ns, 24 * MS);
+	theirs.virtual_ns = mine.virtual_ns + MS; // the other is a little ahead
+	read_each_other(end_ns);
+	struct softmig_turn_answer again = softmig_turn_ask(&one, 50, end_ns), next = softmig_turn_ask(&other, 50, end_ns);
+	assert_int_equal(again.verdict, SOFTMIG_TURN_WAIT);
+	assert_int_equal(next.verdict, SOFTMIG_TURN_MINE);
+}
+
+static void a_hold_without_end_counts_for_40_ms(void **state)
+{
+	uint64_t now_ns = T0;
+	(void)state;
+	theirs.pct = 50;
+	for (; now_ns < T0 + 45 * MS; now_ns += MS / 4) {
+		theirs.want_until_ns = now_ns + 10 * MS;
+		theirs.hold_until_ns = now_ns + 10 * MS;
+		read_each_other(now_ns);
+		if (softmig_turn_ask(&one, 50, now_ns).verdict != SOFTMIG_TURN_WAIT)
+			break;
+	}
+	assert_in_range(now_ns - T0, 40 * MS, 41 * MS);
+	assert_int_equal(one.plain_until_ns, 0); // and turns go on
+}
+
+static void a_hold_ends_a_quarter_of_a_millisecond_after_what_was_announced(void **state)
+{
+	(void)state;
+	theirs.pct = 50;
+	theirs.hold_until_ns = T0 + 5 * MS;
+	read_each_other(T0);
+	struct softmig_turn_answer answer = softmig_turn_ask(&one, 50, T0);
+	assert_int_equal(answer.verdict, SOFTMIG_TURN_WAIT);
+	assert_int_equal(answer.until_ns, T0 + 5 * MS + MS / 4);
+	assert_int_equal(answer.free_ns, T0 + 5 * MS - SOFTMIG_TURN_LINGER_NS);
+	read_each_other(T0 + 6 * MS);
+	assert_int_not_equal(softmig_turn_ask(&one, 50, T0 + 6 * MS).verdict, SOFTMIG_TURN_WAIT);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup(a_turn_is_as_long_as_the_share_says, two_pages),
+		cmocka_unit_test_setup(equal_jobs_alternate, two_pages),
+		cmocka_unit_test_setup(a_hold_without_end_counts_for_40_ms, two_pages),
+		cmocka_unit_test_setup(a_hold_ends_a_quarter_of_a_millisecond_after_what_was_announced, two_pages),
 		cmocka_unit_test(busy_neighbours_keep_their_parts_and_do_more_than_by_time_slicing),
 		cmocka_unit_test(neighbours_with_kernels_of_different_lengths_keep_their_parts),
 		cmocka_unit_test(shares_that_come_to_more_than_the_whole_are_levelled),
