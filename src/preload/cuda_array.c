@@ -118,27 +118,32 @@ static uint64_t mipmap_bytes(const struct softmig_gpu *gpu, const CUDA_ARRAY3D_D
 	return result == CUDA_SUCCESS && needs.size != 0 ? needs.size : bound_bytes(array, levels);
 }
 
-// What is charged for an array: of its own, and beside it as overhead until NVML has told what the blocks really take.
+// What an array is charged: for itself, and a block as overhead until NVML has told what the blocks really take.
 struct cost {
-	uint64_t own_bytes, beside_bytes;
+	uint64_t own_bytes, block_bytes;
 };
 
 static struct cost cost_of(uint64_t bytes)
 {
 	if (bytes > SOFTMIG_SMALL_BYTES)
 		return (struct cost){softmig_granules(bytes), 0};
-	bytes = round_up(bytes, TILE_BYTES);
-	return (struct cost){bytes, SOFTMIG_GRANULE_BYTES - bytes};
+	return (struct cost){round_up(bytes, TILE_BYTES), SOFTMIG_GRANULE_BYTES};
 }
 
 static bool ask(struct softmig_gpu *gpu, const struct cost *cost, const char *what)
 {
-	if (!softmig_charge(gpu, SOFTMIG_LEDGER_TRACKED, cost->own_bytes, what))
-		return false;
-	if (cost->beside_bytes == 0 || softmig_charge(gpu, SOFTMIG_LEDGER_OVERHEAD, cost->beside_bytes, what))
-		return true;
-	softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, cost->own_bytes);
-	return false;
+	if (cost->block_bytes != 0)
+		return softmig_charge(gpu, SOFTMIG_LEDGER_OVERHEAD, cost->block_bytes, what);
+	return softmig_charge(gpu, SOFTMIG_LEDGER_TRACKED, cost->own_bytes, what);
+}
+
+// After the driver's answer, what was asked for a small array stays until it is settled, but what it failed for.
+static void tell(struct softmig_gpu *gpu, const struct cost *cost, bool created)
+{
+	if (created && cost->block_bytes != 0)
+		softmig_ledger_reserve(softmig_ledger_now(), gpu->ledger, SOFTMIG_LEDGER_TRACKED, cost->own_bytes, 0);
+	if (!created && cost->block_bytes == 0)
+		softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, cost->own_bytes);
 }
 
 static bool record(struct softmig_gpu *gpu, enum softmig_track_kind kind, uint64_t handle, uint64_t bytes)
@@ -165,7 +170,7 @@ static bool record(struct softmig_gpu *gpu, enum softmig_track_kind kind, uint64
 		struct cost cost = {0, 0}; \
 		if (!((array)->Flags & LATER)) \
 			cost = cost_of(bytes_); \
-		if (cost.beside_bytes != 0) \
+		if (cost.block_bytes != 0) \
 			atomic_store_explicit(&gpu->shares_blocks, true, memory_order_relaxed); \
 		softmig_settle_if_due(gpu); \
 		softmig_gpu_enter(gpu); \
@@ -178,11 +183,10 @@ static bool record(struct softmig_gpu *gpu, enum softmig_track_kind kind, uint64
 			(undo); \
 			result = CUDA_ERROR_OUT_OF_MEMORY; \
 		} \
-		if (result != CUDA_SUCCESS) \
-			softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, cost.own_bytes); \
+		tell(gpu, &cost, result == CUDA_SUCCESS); \
 		softmig_gpu_leave(gpu); \
-		if (cost.beside_bytes != 0) \
-			softmig_settle_reserved(gpu, cost.beside_bytes); \
+		if (cost.block_bytes != 0) \
+			softmig_settle_reserved(gpu, cost.block_bytes); \
 		return result; \
 	} while (0)
 

@@ -147,7 +147,9 @@ CUresult hook_cuMemAllocPitch(CUdeviceptr_v1 *dptr, unsigned int *pPitch, unsign
 		struct softmig_track_entry entry; \
 		if (!softmig_track_remove(SOFTMIG_TRACK_POINTER, (pointer), &entry)) { \
 			softmig_pools_freed(); /* a pool's, or never seen here: the driver knows what to do with it */ \
-			return (call); \
+			CUresult result = (call); \
+			softmig_pools_synchronised(); \
+			return result; \
 		} \
 		struct softmig_gpu *gpu = softmig_gpu_by_index(entry.gpu); \
 		softmig_gpu_enter(gpu); \
@@ -157,6 +159,7 @@ CUresult hook_cuMemAllocPitch(CUdeviceptr_v1 *dptr, unsigned int *pPitch, unsign
 		else \
 			softmig_track_add(&entry); \
 		softmig_gpu_leave(gpu); \
+		softmig_pools_synchronised(); /* it waited for the device */ \
 		return result; \
 	} while (0)
 

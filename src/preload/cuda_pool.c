@@ -355,12 +355,18 @@ CUresult hook_cuMemFreeAsync_ptsz(CUdeviceptr dptr, CUstream hStream)
 
 // A synchronisation is where a pool gives back what is above its threshold: told to the ledger at once, or other processes of the
 // slice would be refused what is free.
-static CUresult synchronised(CUresult result)
+void softmig_pools_synchronised(void)
 {
-	struct pools *pools = result == CUDA_SUCCESS ? all() : NULL;
-	softmig_meter_synced();
+	struct pools *pools = all();
 	if (pools != NULL && atomic_load_explicit(&pools->freed, memory_order_relaxed) && atomic_exchange(&pools->freed, false))
 		softmig_pools_refresh();
+}
+
+static CUresult synchronised(CUresult result)
+{
+	softmig_meter_synced();
+	if (result == CUDA_SUCCESS)
+		softmig_pools_synchronised();
 	return result;
 }
 

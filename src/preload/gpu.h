@@ -95,5 +95,7 @@ void softmig_pools_trim(struct softmig_gpu *gpu);
 void softmig_pools_forget(struct softmig_gpu *gpu);
 // something that may have come from a pool was freed; brings all pools' charges up to date (outside enter and leave).
 void softmig_pools_freed(void);
+// the same, when the device was waited for and something was freed since the last time.
+void softmig_pools_synchronised(void);
 void softmig_pools_refresh(void);
 #endif

@@ -52,6 +52,10 @@ teardown() {
 	[ "$status" -eq 0 ]
 }
 
+@test "what a pool gives back when plain memory is freed is told at once" {
+	in_slice 1G pool freeing_synchronises
+}
+
 @test "an allocation that is captured is not charged" {
 	in_slice 1G pool captured_is_not_charged
 }

@@ -261,6 +261,26 @@ static void host_pool_is_free(void)
 	GREW(0);
 }
 
+// cuMemFree waits for the device: that is a synchronisation, too.
+static void freeing_synchronises(void)
+{
+	CUdeviceptr plain;
+	use_device(0);
+	CUstream stream = new_stream();
+	release(allocate(MIB, stream), stream);
+	synchronise(stream);
+	mark(0);
+	for (int i = 0; i < 3; i++) {
+		OK(CU(cuMemAlloc_v2)(&plain, 2 * MIB));
+		release(allocate(320 * MIB, stream), stream);
+		GREW(2 * MIB + 320 * MIB);
+		OK(CU(cuMemFree_v2)(plain));
+		GREW(0);
+		synchronise(stream);
+		GREW(0);
+	}
+}
+
 // While capturing, an allocation is a node of a graph.
 static void captured_is_not_charged(void)
 {
@@ -342,6 +362,7 @@ int main(int argc, char **argv)
 	                                    {"within_a_full_pool", within_a_full_pool},
 	                                    {"on_the_second_gpu", on_the_second_gpu},
 	                                    {"host_pool_is_free", host_pool_is_free},
+	                                    {"freeing_synchronises", freeing_synchronises},
 	                                    {"captured_is_not_charged", captured_is_not_charged},
 	                                    {"many_threads", many_threads},
 	                                    {"after_reset", after_reset},
