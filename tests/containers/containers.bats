@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: Apache-2.0
-# shellcheck disable=SC2016,SC2154 # the single-quoted scripts are for the shell inside the container
+# shellcheck disable=SC2016,SC2034,SC2154 # the single-quoted scripts are for the shell inside the container
 # Slices in containers, as docs/containers.md says they work: by LD_PRELOAD alone, by three binds, in PID and user namespaces.
 load ../harmless/lib
 
@@ -69,7 +69,7 @@ of_job() {
 # Waits until the text stands in the file.
 wait_for() {
   local try
-  for try in $(seq 100); do
+  for try in $(seq 600); do
     grep -q "$1" "$2" && return
     sleep 0.05
   done
@@ -105,7 +105,7 @@ outside() { env SLURM_JOB_ID=$job SLURM_TMPDIR=/mnt/tmp/job LD_PRELOAD="$LIBRARY
   wait_for 'took 1200 MiB: 0' /mnt/tmp/first
   kill -9 $first # --die-with-parent takes the rest with it
   wait $first || true
-  for try in $(seq 50); do # the kernel ends the namespace in its own time
+  for try in $(seq 200); do # the kernel ends the namespace in its own time
     run outside 1500
     [[ "${lines[1]}" == "took 1500 MiB: 0, "* ]] && break
     sleep 0.05

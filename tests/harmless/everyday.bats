@@ -96,7 +96,7 @@ print(json.dumps({\"k\": [1, 2.5]})); sys.exit(3)"' 3
     'PermitRootLogin yes' 'PasswordAuthentication no' "PidFile none" 'LogLevel ERROR' >keys/sshd_config
   printf 'Host here\n HostName 127.0.0.1\n Port 2297\n User root\n IdentityFile %s\n IdentitiesOnly yes\n StrictHostKeyChecking no\n UserKnownHostsFile /dev/null\n LogLevel ERROR\n' "$PWD/keys/user" >keys/ssh_config
   # each login starts its own daemon, in the same world, for one connection
-  same "/usr/sbin/sshd -D -f $PWD/keys/sshd_config & server=\$!; for try in 1 2 3 4 5 6 7 8 9 10; do sleep 0.1; ssh -F $PWD/keys/ssh_config here 'echo logged in; id -un; $PROGRAMS/probe | grep -E \"descriptor|signal|Umask|Threads\"; exit 5' && break; s=\$?; [ \$s = 255 ] || break; done; kill \$server; exit \$s" 5
+  same "/usr/sbin/sshd -D -f $PWD/keys/sshd_config & server=\$!; for try in \$(seq 80); do sleep 0.1; ssh -F $PWD/keys/ssh_config here 'echo logged in; id -un; $PROGRAMS/probe | grep -E \"descriptor|signal|Umask|Threads\"; exit 5' && break; s=\$?; [ \$s = 255 ] || break; done; kill \$server; exit \$s" 5
   grep -q 'logged in' "$BATS_TEST_TMPDIR/on.out"
 }
 
@@ -112,7 +112,7 @@ print(json.dumps({\"k\": [1, 2.5]})); sys.exit(3)"' 3
 @test "cron runs a job" {
   needs cron
   same 'rm -f /run/crond.reboot /run/crond.pid /mnt/tmp/ran; echo "@reboot root (id -un; umask; '"$PROGRAMS"'/probe | grep -E \"descriptor|signal|Threads\") >/mnt/tmp/ran 2>&1" >/etc/cron.d/harmless
-        cron -f & daemon=$!; for try in $(seq 50); do sleep 0.1; grep -qs Threads /mnt/tmp/ran && break; done; kill $daemon; rm /etc/cron.d/harmless; cat /mnt/tmp/ran'
+        cron -f & daemon=$!; for try in $(seq 300); do sleep 0.1; grep -qs Threads /mnt/tmp/ran && break; done; kill $daemon; rm /etc/cron.d/harmless; cat /mnt/tmp/ran'
 }
 
 @test "a daemon in systemd's style: a socket handed over, readiness told, double fork" {

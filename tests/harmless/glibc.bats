@@ -11,7 +11,7 @@ root_of() {
   root=/mnt/tmp/$1
   needs apt-get dpkg-deb
   mkdir -p "$cache/lists/partial" "$cache/archives/partial"
-  cd "$cache"
+  cd "$cache" || return
   if [ ! -e complete ]; then
     echo "deb http://deb.debian.org/debian $1 main" >sources.list
     apt=(timeout 40 apt-get -qq "-oDir::Etc::SourceList=$PWD/sources.list" -oDir::Etc::SourceParts=/dev/null "-oDir::State::Lists=$PWD/lists"
@@ -27,7 +27,7 @@ root_of() {
   for directory in lib lib64 bin; do # merged into /usr from Debian 12 on
     [ -e "$root/$directory" ] || [ ! -e "$root/usr/$directory" ] || ln -s "usr/$directory" "$root/$directory"
   done
-  cd /mnt/tmp
+  cd /mnt/tmp || return
 }
 
 check_root() {
