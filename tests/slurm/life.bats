@@ -98,6 +98,11 @@ three_slices() { [ "$(on n2 sh -c 'ls /run/softmig/*.conf | wc -l')" = 3 ]; }
   nothing_left
 }
 
+started_again() { # Slurm lets a requeued job wait for two minutes
+  root scontrol update job="$1" starttime=now
+  on n2 test -e "/run/softmig/$1.conf"
+}
+
 @test "a requeued job gets a new slice, and nothing of the old one stays" {
   id=$(submit -w n2 --requeue --gres=gpu:l40s.2:1 -- "$probe; $wait_go")
   sliced n2 "$id"
@@ -105,8 +110,7 @@ three_slices() { [ "$(on n2 sh -c 'ls /run/softmig/*.conf | wc -l')" = 3 ]; }
   root scontrol requeue "$id"
   wait_for PENDING "$id"
   until_true no_state n2
-  root scontrol update job="$id" starttime=now
-  sliced n2 "$id"
+  until_true started_again "$id"
   [[ $(limit_file n2 "$id") == *23034M* ]]
   go
   done_job "$id"
@@ -152,6 +156,7 @@ three_slices() { [ "$(on n2 sh -c 'ls /run/softmig/*.conf | wc -l')" = 3 ]; }
 }
 
 @test "what a lost epilog left is swept, a running job's slice is not" {
+  # shellcheck disable=SC2046
   on n2 env $(cat "$LAB/nodes/n2/sim.env") "$LAB/bin/softmig" slice create --job 999999 --uid 1 --gpu 0=1/4
   id=$(submit -w n2 --gres=gpu:l40s.4:1 -- "$wait_go; $probe")
   sliced n2 "$id"
