@@ -180,6 +180,7 @@ static void drop(struct CUarray_st *array)
 	if (*link == NULL)
 		return;
 	*link = array->next;
+	sim_sparse_drop(array);
 	unback(array->context, &array->backing, array->charged_bytes, array->block);
 	array->alive = false;
 	array->next = gone_arrays;
@@ -293,6 +294,7 @@ static void drop_mipmap(struct CUmipmappedArray_st *mipmap)
 	if (*link == NULL)
 		return;
 	*link = mipmap->next;
+	sim_sparse_drop(mipmap);
 	unback(mipmap->context, &mipmap->backing, mipmap->charged_bytes, mipmap->block);
 	mipmap->alive = false;
 	mipmap->next = gone_mipmaps;

@@ -207,6 +207,9 @@ CUresult sim_fill(uint64_t address, uint64_t pitch, unsigned value, unsigned ele
 void sim_managed_touch(struct sim_range *range, uint64_t upto_bytes); // used by the GPU: now it has pages there
 void sim_managed_leave(struct sim_range *range);                       // it has none any more
 
+// --- sparse.c: forgets what is mapped into an array that is being destroyed; sim_enter held
+void sim_sparse_drop(const void *array);
+
 // --- vmm.c
 bool sim_vmm_accessible(struct sim_range *range, uint64_t address, uint64_t bytes);
 

@@ -7,27 +7,13 @@
 #include <unistd.h>
 
 #include "share_fd.h"
+#include "vmm.h"
 
-#define HANDLE_MAGIC 0x564d4d48u
-
-struct handle {
-	uint32_t magic;
-	unsigned references, mappings;
-	int device; // ordinal, -1: host memory
-	uint64_t bytes;
-	int fd;
-	uint64_t offset;
-	bool own_fd; // a file of its own, so that it can be exported
-	int shared_block;
-	CUmemAllocationProp properties;
-	struct handle *next_spare;
-};
-
-static struct handle *spare; // released ones: their memory is used for handles only, so an old handle is recognised
+static struct sim_vmm *spare; // released ones: their memory is used for handles only, so an old handle is recognised
 
 struct mapping {
 	uint64_t address, bytes;
-	struct handle *handle;
+	struct sim_vmm *handle;
 	CUmemAccess_flags access;
 };
 
@@ -37,18 +23,19 @@ struct mappings {
 	size_t count, room;
 };
 
-static struct handle *handle_of(CUmemGenericAllocationHandle value)
+struct sim_vmm *sim_vmm_of(CUmemGenericAllocationHandle value)
 {
-	struct handle *handle = (struct handle *)(uintptr_t)value;
-	if (value % _Alignof(struct handle) != 0)
+	struct sim_vmm *handle = (struct sim_vmm *)(uintptr_t)value;
+	if (value % _Alignof(struct sim_vmm) != 0)
 		return NULL;
-	return handle != NULL && handle->magic == HANDLE_MAGIC ? handle : NULL;
+	return handle != NULL && handle->magic == SIM_VMM_MAGIC ? handle : NULL;
 }
 
-static void let_go_if_unused(struct handle *handle)
+void sim_vmm_let_go(struct sim_vmm *handle)
 {
 	if (handle->references > 0 || handle->mappings > 0)
 		return;
+	sim_multicast_unbind_all(handle);
 	if (handle->shared_block >= 0)
 		sim_shared_release(handle->shared_block);
 	else if (handle->device >= 0)
@@ -62,10 +49,10 @@ static void let_go_if_unused(struct handle *handle)
 	spare = handle;
 }
 
-static struct handle *make(const CUmemAllocationProp *properties, uint64_t bytes)
+struct sim_vmm *sim_vmm_make(const CUmemAllocationProp *properties, uint64_t bytes)
 {
 	sim_enter();
-	struct handle *handle = spare;
+	struct sim_vmm *handle = spare;
 	if (handle != NULL)
 		spare = handle->next_spare;
 	sim_leave();
@@ -74,7 +61,7 @@ static struct handle *make(const CUmemAllocationProp *properties, uint64_t bytes
 	if (handle == NULL)
 		return NULL;
 	memset(handle, 0, sizeof(*handle));
-	handle->magic = HANDLE_MAGIC;
+	handle->magic = SIM_VMM_MAGIC;
 	handle->references = 1;
 	handle->device = properties->location.type == CU_MEM_LOCATION_TYPE_DEVICE ? properties->location.id : -1;
 	handle->bytes = bytes;
@@ -116,7 +103,7 @@ CUresult cuMemCreate(CUmemGenericAllocationHandle *out, size_t size, const CUmem
 		return result;
 	if (sim_alloc_fault())
 		return CUDA_ERROR_OUT_OF_MEMORY;
-	struct handle *handle = make(prop, size);
+	struct sim_vmm *handle = sim_vmm_make(prop, size);
 	if (handle == NULL)
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	sim_enter();
@@ -150,11 +137,11 @@ CUresult cuMemRelease(CUmemGenericAllocationHandle value)
 {
 	SIM_READY();
 	sim_enter();
-	struct handle *handle = handle_of(value);
+	struct sim_vmm *handle = sim_vmm_of(value);
 	bool held = handle != NULL && handle->references > 0;
 	if (held) {
 		handle->references--;
-		let_go_if_unused(handle);
+		sim_vmm_let_go(handle);
 	}
 	sim_leave();
 	return held ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
@@ -219,7 +206,7 @@ CUresult cuMemMap(CUdeviceptr ptr, size_t size, size_t offset, CUmemGenericAlloc
 		return CUDA_ERROR_INVALID_VALUE;
 	CUresult result = CUDA_ERROR_INVALID_VALUE;
 	sim_enter();
-	struct handle *handle = handle_of(value);
+	struct sim_vmm *handle = sim_vmm_of(value);
 	struct sim_range *range = reserved(ptr, size);
 	if (handle != NULL && range != NULL && handle->references > 0 && offset <= handle->bytes && size <= handle->bytes - offset) {
 		struct mappings *mappings = range->owner;
@@ -270,7 +257,7 @@ CUresult cuMemUnmap(CUdeviceptr ptr, size_t size)
 		mmap((void *)(uintptr_t)ptr, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
 		for (size_t i = from; i < to; i++) {
 			mappings->list[i].handle->mappings--;
-			let_go_if_unused(mappings->list[i].handle);
+			sim_vmm_let_go(mappings->list[i].handle);
 		}
 		memmove(&mappings->list[from], &mappings->list[to], (mappings->count - to) * sizeof(*mappings->list));
 		mappings->count -= to - from;
@@ -322,6 +309,12 @@ static struct mapping *mapping_at(uint64_t address)
 	return NULL;
 }
 
+struct sim_vmm *sim_vmm_at(uint64_t address)
+{
+	const struct mapping *mapping = mapping_at(address);
+	return mapping != NULL ? mapping->handle : NULL;
+}
+
 bool sim_vmm_accessible(struct sim_range *range, uint64_t address, uint64_t bytes)
 {
 	if (bytes > range->bytes - (address - range->base))
@@ -369,7 +362,7 @@ CUresult cuMemRetainAllocationHandle(CUmemGenericAllocationHandle *out, void *ad
 CUresult cuMemGetAllocationPropertiesFromHandle(CUmemAllocationProp *prop, CUmemGenericAllocationHandle value)
 {
 	SIM_READY();
-	const struct handle *handle = handle_of(value);
+	const struct sim_vmm *handle = sim_vmm_of(value);
 	if (prop == NULL || handle == NULL)
 		return CUDA_ERROR_INVALID_VALUE;
 	*prop = handle->properties;
@@ -379,7 +372,7 @@ CUresult cuMemGetAllocationPropertiesFromHandle(CUmemAllocationProp *prop, CUmem
 CUresult cuMemExportToShareableHandle(void *out, CUmemGenericAllocationHandle value, CUmemAllocationHandleType type, unsigned long long flags)
 {
 	SIM_READY();
-	const struct handle *handle = handle_of(value);
+	const struct sim_vmm *handle = sim_vmm_of(value);
 	if (out == NULL || handle == NULL || flags != 0 || type != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR || !handle->own_fd)
 		return CUDA_ERROR_INVALID_VALUE;
 	int fd = dup(handle->fd);
@@ -408,7 +401,7 @@ CUresult cuMemImportFromShareableHandle(CUmemGenericAllocationHandle *out, void 
 	sim_unlock();
 	sim_enter();
 	int block = sim_shared_find(id);
-	struct handle *handle = block >= 0 && sim_slot >= 0 ? make(&properties, bytes) : NULL;
+	struct sim_vmm *handle = block >= 0 && sim_slot >= 0 ? sim_vmm_make(&properties, bytes) : NULL;
 	if (handle != NULL) {
 		handle->fd = dup((int)(intptr_t)osHandle);
 		handle->own_fd = true;
