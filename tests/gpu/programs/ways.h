@@ -462,16 +462,11 @@ static void give_module(struct thing *t)
 	CU(cuModuleUnload)(t->object);
 }
 
-// One thread of a process at a time: two that set the limit of one context at once race for it in the driver, too.
 static CUresult take_limit(struct thing *t)
 {
-	static atomic_flag busy = ATOMIC_FLAG_INIT;
-	if (atomic_flag_test_and_set(&busy))
-		return WAY_IDLE;
 	static const CUlimit which[] = { CU_LIMIT_STACK_SIZE, CU_LIMIT_PRINTF_FIFO_SIZE, CU_LIMIT_MALLOC_HEAP_SIZE };
 	const size_t value[] = { t->bytes % 2048 + 1024, t->bytes % (32 * MIB) + MIB, t->bytes % (64 * MIB) + 8 * MIB };
 	CUresult code = CU(cuCtxSetLimit)(which[t->seed % 3], value[t->seed % 3]);
-	atomic_flag_clear(&busy);
 	// Printf buffer and heap are fixed once a module that uses them is there: the driver's own answer, no fault.
 	return code == CUDA_ERROR_INVALID_VALUE ? WAY_IDLE : code;
 }
