@@ -98,6 +98,7 @@ three_slices() { [ "$(on n2 sh -c 'ls /run/softmig/*.conf | wc -l')" = 3 ]; }
   nothing_left
 }
 
+node_idle() { [ "$(root sinfo -h -N -n "$1" -o %T)" = idle ]; }
 started_again() { # Slurm lets a requeued job wait for two minutes
   root scontrol update job="$1" starttime=now
   on n2 test -e "/run/softmig/$1.conf"
@@ -110,6 +111,7 @@ started_again() { # Slurm lets a requeued job wait for two minutes
   root scontrol requeue "$id"
   wait_for PENDING "$id"
   until_true no_state n2
+  until_true node_idle n2 # Slurm 22.05 gives no shards to a job that was changed while it was still being taken off the node
   until_true started_again "$id"
   [[ $(limit_file n2 "$id") == *23034M* ]]
   go
