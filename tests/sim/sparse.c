@@ -2,7 +2,6 @@
 // Memory mapped into sparse and deferred arrays: it lives until it is unmapped there or the array is destroyed. Its texels are not
 // simulated: copies to and from such arrays are refused.
 #include <stdlib.h>
-#include <string.h>
 
 #include "vmm.h"
 
@@ -18,7 +17,14 @@ static struct tile *tiles;
 
 static bool same_place(const CUarrayMapInfo *a, const CUarrayMapInfo *b)
 {
-	return a->subresourceType == b->subresourceType && memcmp(&a->subresource, &b->subresource, sizeof(a->subresource)) == 0;
+	if (a->subresourceType != b->subresourceType)
+		return false;
+	if (a->subresourceType == CU_ARRAY_SPARSE_SUBRESOURCE_TYPE_MIPTAIL)
+		return a->subresource.miptail.layer == b->subresource.miptail.layer && a->subresource.miptail.offset == b->subresource.miptail.offset;
+	return a->subresource.sparseLevel.level == b->subresource.sparseLevel.level && a->subresource.sparseLevel.layer == b->subresource.sparseLevel.layer
+		&& a->subresource.sparseLevel.offsetX == b->subresource.sparseLevel.offsetX
+		&& a->subresource.sparseLevel.offsetY == b->subresource.sparseLevel.offsetY
+		&& a->subresource.sparseLevel.offsetZ == b->subresource.sparseLevel.offsetZ;
 }
 
 static void remove_tile(struct tile **link)
