@@ -460,6 +460,9 @@ CUresult softmig_graph_memory_launch(CUgraphExec exec, CUstream stream, bool per
 			break;
 		else
 			key = key_of(exec, (int)graphs[count - 1].count - 1);
+	// A launch into a capturing stream becomes part of another graph: memory comes with that one's launch.
+	if (count == 0 || softmig_stream_is_capturing(stream, per_thread))
+		return call(exec, stream);
 	for (; asked < count && result == CUDA_SUCCESS; asked++) {
 		struct softmig_gpu *gpu = softmig_gpu_by_index(graphs[asked].gpu);
 		struct pool *pool = pool_of(gpu);

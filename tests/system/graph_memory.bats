@@ -45,6 +45,10 @@ teardown() {
 	in_slice 4G graph_memory freed_outside
 }
 
+@test "a graph that is launched into a capture takes memory with the graph that it becomes part of" {
+	in_slice 4G graph_memory launched_into_a_capture
+}
+
 @test "graphs' memory goes with the context" {
 	in_slice 4G graph_memory gone_with_the_context
 }

@@ -189,6 +189,27 @@ static void again_in_a_full_slice(void)
 	GREW(left);
 }
 
+static void launched_into_a_capture(void)
+{
+	CUdeviceptr pointer;
+	CUgraph graph;
+	use_device(0);
+	CUstream stream = new_stream();
+	CUgraphExec exec = instantiate(graph_of(SIZE));
+	OK(CU(cuMemAlloc_v2)(&pointer, limit_bytes() - inside_bytes()));
+	mark(0);
+	OK(CU(cuStreamBeginCapture_v2)(stream, CU_STREAM_CAPTURE_MODE_RELAXED));
+	OK(CU(cuGraphLaunch)(exec, stream)); // no memory yet
+	OK(CU(cuStreamEndCapture)(stream, &graph));
+	GREW(0);
+	CUgraphExec outer = instantiate(graph);
+	REFUSED(CU(cuGraphLaunch)(outer, stream));
+	OK(CU(cuMemFree_v2)(pointer));
+	mark(0);
+	launch(outer, stream);
+	GREW(SIZE);
+}
+
 static void freed_outside(void)
 {
 	CUgraph graph;
@@ -227,7 +248,7 @@ int main(int argc, char **argv)
 	static const struct test tests[] = {
 		{"by_launch", by_launch}, {"by_upload", by_upload}, {"captured", captured}, {"in_a_child_graph", in_a_child_graph},
 		{"refused", refused}, {"idle_memory_is_given_back", idle_memory_is_given_back},
-		{"again_in_a_full_slice", again_in_a_full_slice}, {"freed_outside", freed_outside},
+		{"again_in_a_full_slice", again_in_a_full_slice}, {"freed_outside", freed_outside}, {"launched_into_a_capture", launched_into_a_capture},
 		{"gone_with_the_context", gone_with_the_context}, {NULL, NULL}};
 	return run_test(argc, argv, tests);
 }
