@@ -44,7 +44,8 @@ static unsigned format_bytes(CUarray_format format)
 
 static CUresult check(const CUDA_ARRAY3D_DESCRIPTOR *descriptor)
 {
-	if (format_bytes(descriptor->Format) == 0 || (descriptor->NumChannels != 1 && descriptor->NumChannels != 2 && descriptor->NumChannels != 4))
+	if (format_bytes(descriptor->Format) == 0
+		|| (descriptor->NumChannels != 1 && descriptor->NumChannels != 2 && descriptor->NumChannels != 4))
 		return CUDA_ERROR_INVALID_VALUE;
 	if (descriptor->Width == 0 || (descriptor->Flags & ~ARRAY_KNOWN_FLAGS) != 0)
 		return CUDA_ERROR_INVALID_VALUE;
@@ -68,13 +69,15 @@ static uint64_t lay_out(struct CUarray_st *array, const CUDA_ARRAY3D_DESCRIPTOR 
 	array->descriptor = *descriptor;
 	array->texel_bytes = (uint64_t)format_bytes(descriptor->Format) * descriptor->NumChannels;
 	array->pitch = sim_round_up(descriptor->Width * array->texel_bytes, 64);
-	array->rows = sim_round_up(descriptor->Height > 0 ? descriptor->Height : 1, 8 * power_up((descriptor->Height + 7) / 8, 16));
+	array->rows =
+		sim_round_up(descriptor->Height > 0 ? descriptor->Height : 1, 8 * power_up((descriptor->Height + 7) / 8, 16));
 	array->layers = descriptor->Depth > 0 ? descriptor->Depth : 1;
 	return array->pitch * array->rows * array->layers;
 }
 
 // Large ones have granules of their own, small ones a place in a block, as small allocations do.
-static CUresult back(struct CUctx_st *context, uint64_t bytes, struct sim_backing *backing, uint64_t *charged_bytes, struct sim_small_block **block)
+static CUresult back(struct CUctx_st *context, uint64_t bytes, struct sim_backing *backing, uint64_t *charged_bytes,
+	struct sim_small_block **block)
 {
 	uint64_t whole = sim_round_up(bytes, SIM_GRANULE), small = sim_round_up(bytes, ARRAY_UNIT);
 	CUresult result;
@@ -93,7 +96,8 @@ static CUresult back(struct CUctx_st *context, uint64_t bytes, struct sim_backin
 	return result;
 }
 
-static void unback(struct CUctx_st *context, struct sim_backing *backing, uint64_t charged_bytes, struct sim_small_block *block)
+static void unback(
+	struct CUctx_st *context, struct sim_backing *backing, uint64_t charged_bytes, struct sim_small_block *block)
 {
 	if (block != NULL) {
 		sim_small_free(context, &context->small, block, backing->address, backing->bytes);
@@ -126,7 +130,8 @@ static CUresult create(CUarray *out, const CUDA_ARRAY3D_DESCRIPTOR *descriptor)
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	uint64_t bytes = lay_out(array, descriptor);
 	sim_enter();
-	result = unbacked(descriptor) ? CUDA_SUCCESS : back(context, bytes, &array->backing, &array->charged_bytes, &array->block);
+	result = unbacked(descriptor) ? CUDA_SUCCESS
+		: back(context, bytes, &array->backing, &array->charged_bytes, &array->block);
 	if (result == CUDA_SUCCESS) {
 		array->address = array->backing.address;
 		array->context = context;
@@ -150,7 +155,9 @@ CUresult cuArrayCreate_v2(CUarray *pHandle, const CUDA_ARRAY_DESCRIPTOR *pAlloca
 {
 	if (pAllocateArray == NULL)
 		return CUDA_ERROR_INVALID_VALUE;
-	CUDA_ARRAY3D_DESCRIPTOR descriptor = {.Width = pAllocateArray->Width, .Height = pAllocateArray->Height, .Format = pAllocateArray->Format,
+	CUDA_ARRAY3D_DESCRIPTOR descriptor = {.Width = pAllocateArray->Width,
+		.Height = pAllocateArray->Height,
+		.Format = pAllocateArray->Format,
 		.NumChannels = pAllocateArray->NumChannels};
 	return create(pHandle, &descriptor);
 }
@@ -159,8 +166,12 @@ CUresult cuArray3DCreate(CUarray *pHandle, const CUDA_ARRAY3D_DESCRIPTOR_v1 *a)
 {
 	if (a == NULL)
 		return CUDA_ERROR_INVALID_VALUE;
-	CUDA_ARRAY3D_DESCRIPTOR descriptor = {.Width = a->Width, .Height = a->Height, .Depth = a->Depth, .Format = a->Format,
-		.NumChannels = a->NumChannels, .Flags = a->Flags};
+	CUDA_ARRAY3D_DESCRIPTOR descriptor = {.Width = a->Width,
+		.Height = a->Height,
+		.Depth = a->Depth,
+		.Format = a->Format,
+		.NumChannels = a->NumChannels,
+		.Flags = a->Flags};
 	return create(pHandle, &descriptor);
 }
 
@@ -168,7 +179,8 @@ CUresult cuArrayCreate(CUarray *pHandle, const CUDA_ARRAY_DESCRIPTOR_v1 *a)
 {
 	if (a == NULL)
 		return CUDA_ERROR_INVALID_VALUE;
-	CUDA_ARRAY3D_DESCRIPTOR descriptor = {.Width = a->Width, .Height = a->Height, .Format = a->Format, .NumChannels = a->NumChannels};
+	CUDA_ARRAY3D_DESCRIPTOR descriptor = {
+		.Width = a->Width, .Height = a->Height, .Format = a->Format, .NumChannels = a->NumChannels};
 	return create(pHandle, &descriptor);
 }
 
@@ -227,16 +239,18 @@ CUresult cuArrayGetMemoryRequirements(CUDA_ARRAY_MEMORY_REQUIREMENTS *requiremen
 	SIM_READY();
 	if (device < 0 || device >= sim_device_count)
 		return CUDA_ERROR_INVALID_DEVICE;
-	if (requirements == NULL || array == NULL || !array->alive || !(array->descriptor.Flags & CUDA_ARRAY3D_DEFERRED_MAPPING))
+	if (requirements == NULL || array == NULL || !array->alive
+		|| !(array->descriptor.Flags & CUDA_ARRAY3D_DEFERRED_MAPPING))
 		return CUDA_ERROR_INVALID_VALUE;
-	*requirements = (CUDA_ARRAY_MEMORY_REQUIREMENTS){.size = sim_round_up(array->pitch * array->rows * array->layers, ARRAY_UNIT),
-		.alignment = ARRAY_UNIT};
+	*requirements = (CUDA_ARRAY_MEMORY_REQUIREMENTS){
+		.size = sim_round_up(array->pitch * array->rows * array->layers, ARRAY_UNIT), .alignment = ARRAY_UNIT};
 	return CUDA_SUCCESS;
 }
 
 // --- mipmaps
 
-CUresult cuMipmappedArrayCreate(CUmipmappedArray *pHandle, const CUDA_ARRAY3D_DESCRIPTOR *descriptor, unsigned int numMipmapLevels)
+CUresult cuMipmappedArrayCreate(
+	CUmipmappedArray *pHandle, const CUDA_ARRAY3D_DESCRIPTOR *descriptor, unsigned int numMipmapLevels)
 {
 	SIM_CURRENT(context);
 	if (pHandle == NULL || descriptor == NULL || numMipmapLevels == 0)
@@ -269,7 +283,8 @@ CUresult cuMipmappedArrayCreate(CUmipmappedArray *pHandle, const CUDA_ARRAY3D_DE
 	}
 	mipmap->bytes = bytes;
 	sim_enter();
-	result = unbacked(descriptor) ? CUDA_SUCCESS : back(context, bytes, &mipmap->backing, &mipmap->charged_bytes, &mipmap->block);
+	result = unbacked(descriptor) ? CUDA_SUCCESS
+		: back(context, bytes, &mipmap->backing, &mipmap->charged_bytes, &mipmap->block);
 	if (result == CUDA_SUCCESS) {
 		for (unsigned i = 0; i < mipmap->levels && mipmap->backing.address != 0; i++)
 			mipmap->level[i].address = mipmap->backing.address + offset[i];
@@ -315,14 +330,17 @@ CUresult cuMipmappedArrayDestroy(CUmipmappedArray hMipmappedArray)
 	return CUDA_SUCCESS;
 }
 
-CUresult cuMipmappedArrayGetMemoryRequirements(CUDA_ARRAY_MEMORY_REQUIREMENTS *requirements, CUmipmappedArray mipmap, CUdevice device)
+CUresult cuMipmappedArrayGetMemoryRequirements(
+	CUDA_ARRAY_MEMORY_REQUIREMENTS *requirements, CUmipmappedArray mipmap, CUdevice device)
 {
 	SIM_READY();
 	if (device < 0 || device >= sim_device_count)
 		return CUDA_ERROR_INVALID_DEVICE;
-	if (requirements == NULL || mipmap == NULL || !mipmap->alive || !(mipmap->descriptor.Flags & CUDA_ARRAY3D_DEFERRED_MAPPING))
+	if (requirements == NULL || mipmap == NULL || !mipmap->alive
+		|| !(mipmap->descriptor.Flags & CUDA_ARRAY3D_DEFERRED_MAPPING))
 		return CUDA_ERROR_INVALID_VALUE;
-	*requirements = (CUDA_ARRAY_MEMORY_REQUIREMENTS){.size = sim_round_up(mipmap->bytes, ARRAY_UNIT), .alignment = ARRAY_UNIT};
+	*requirements =
+		(CUDA_ARRAY_MEMORY_REQUIREMENTS){.size = sim_round_up(mipmap->bytes, ARRAY_UNIT), .alignment = ARRAY_UNIT};
 	return CUDA_SUCCESS;
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What device memory is made of: pages of a file without a name, mapped where the program sees the device's addresses. Pages exist
-// once written, so a simulated GPU of 140 GiB costs what is really stored. Owns: that file and the mappings; counts nothing.
+// What device memory is made of: pages of a file without a name, mapped where the program sees the device's addresses.
+// Pages exist once written, so a simulated GPU of 140 GiB costs what is really stored. Owns: that file and the
+// mappings; counts nothing.
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
@@ -41,7 +42,8 @@ uint64_t sim_backing_reserve(uint64_t bytes, uint64_t alignment, uint64_t wanted
 {
 	if (alignment < SIM_GRANULE)
 		alignment = SIM_GRANULE;
-	char *at = mmap((void *)(uintptr_t)wanted, bytes + alignment, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	char *at = mmap(
+		(void *)(uintptr_t)wanted, bytes + alignment, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (at == MAP_FAILED)
 		return 0;
 	uint64_t from = (uint64_t)(uintptr_t)at, start = sim_round_up(from, alignment);

@@ -122,7 +122,8 @@ static struct CUgraphNode_st *node_of(struct CUstream_st *stream, CUgraphNodeTyp
 		*error = CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
 		return NULL;
 	}
-	struct CUgraphNode_st *node = sim_graph_add(stream->capture->graph, type, stream->capture_last, stream->capture_last_count);
+	struct CUgraphNode_st *node =
+		sim_graph_add(stream->capture->graph, type, stream->capture_last, stream->capture_last_count);
 	*error = CUDA_ERROR_OUT_OF_MEMORY;
 	if (node == NULL)
 		return NULL;
@@ -139,8 +140,13 @@ CUresult sim_capture_kernel(struct CUstream_st *stream, const struct sim_launch 
 	struct CUgraphNode_st *node = node_of(stream, CU_GRAPH_NODE_TYPE_KERNEL, &result);
 	if (node != NULL) {
 		node->launch = *launch;
-		node->kernel = (CUDA_KERNEL_NODE_PARAMS){.func = launch->function, .gridDimX = launch->grid[0], .gridDimY = launch->grid[1],
-			.gridDimZ = launch->grid[2], .blockDimX = launch->block[0], .blockDimY = launch->block[1], .blockDimZ = launch->block[2],
+		node->kernel = (CUDA_KERNEL_NODE_PARAMS){.func = launch->function,
+			.gridDimX = launch->grid[0],
+			.gridDimY = launch->grid[1],
+			.gridDimZ = launch->grid[2],
+			.blockDimX = launch->block[0],
+			.blockDimY = launch->block[1],
+			.blockDimZ = launch->block[2],
 			.sharedMemBytes = launch->shared_bytes};
 	}
 	sim_leave();
@@ -239,7 +245,8 @@ CUresult sim_capture_record(struct CUstream_st *stream, struct CUevent_st *event
 		event->state = SIM_EVENT_CAPTURED;
 		event->capture = stream->capture;
 		event->capture_last_count = 0;
-		if (!depend_on(&event->capture_last, &event->capture_last_count, stream->capture_last, stream->capture_last_count))
+		if (!depend_on(
+				&event->capture_last, &event->capture_last_count, stream->capture_last, stream->capture_last_count))
 			result = CUDA_ERROR_OUT_OF_MEMORY;
 	}
 	sim_leave();
@@ -262,7 +269,8 @@ static CUresult join(struct CUstream_st *stream, struct CUevent_st *event)
 		return CUDA_ERROR_STREAM_CAPTURE_MERGE;
 	}
 	stream->capture = capture;
-	return depend_on(&stream->capture_last, &stream->capture_last_count, event->capture_last, event->capture_last_count) ? CUDA_SUCCESS
+	return depend_on(&stream->capture_last, &stream->capture_last_count, event->capture_last, event->capture_last_count)
+		? CUDA_SUCCESS
 		: CUDA_ERROR_OUT_OF_MEMORY;
 }
 
@@ -277,7 +285,8 @@ CUresult sim_capture_wait(struct CUstream_st *stream, struct CUevent_st *event, 
 	} else if (event->state == SIM_EVENT_CAPTURED) {
 		result = join(stream, event);
 	} else if (stream->capture != NULL) { // work that is not part of the capture
-		result = stream->capture->invalidated ? CUDA_ERROR_STREAM_CAPTURE_INVALIDATED : CUDA_ERROR_STREAM_CAPTURE_ISOLATION;
+		result =
+			stream->capture->invalidated ? CUDA_ERROR_STREAM_CAPTURE_INVALIDATED : CUDA_ERROR_STREAM_CAPTURE_ISOLATION;
 		sim_capture_invalidate(stream->capture);
 	}
 	sim_leave();
@@ -338,8 +347,8 @@ CUresult cuStreamBeginCapture_v2_ptsz(CUstream hStream, CUstreamCaptureMode mode
 	return begin(THREADED(hStream), NULL, NULL, 0, mode);
 }
 
-CUresult cuStreamBeginCaptureToGraph(CUstream hStream, CUgraph hGraph, const CUgraphNode *dependencies, const CUgraphEdgeData *dependencyData,
-	size_t numDependencies, CUstreamCaptureMode mode)
+CUresult cuStreamBeginCaptureToGraph(CUstream hStream, CUgraph hGraph, const CUgraphNode *dependencies,
+	const CUgraphEdgeData *dependencyData, size_t numDependencies, CUstreamCaptureMode mode)
 {
 	(void)dependencyData;
 	if (hGraph == NULL || hGraph->magic != SIM_GRAPH)
@@ -439,8 +448,8 @@ static CUstreamCaptureStatus status_of(const struct CUstream_st *stream)
 	return stream->capture->invalidated ? CU_STREAM_CAPTURE_STATUS_INVALIDATED : CU_STREAM_CAPTURE_STATUS_ACTIVE;
 }
 
-static CUresult info(CUstream handle, CUstreamCaptureStatus *status, cuuint64_t *id, CUgraph *graph, const CUgraphNode **nodes,
-	const CUgraphEdgeData **edges, size_t *count)
+static CUresult info(CUstream handle, CUstreamCaptureStatus *status, cuuint64_t *id, CUgraph *graph,
+	const CUgraphNode **nodes, const CUgraphEdgeData **edges, size_t *count)
 {
 	SIM_STREAM(stream, handle);
 	if (status == NULL)
@@ -482,28 +491,31 @@ CUresult cuStreamGetCaptureInfo_ptsz(CUstream hStream, CUstreamCaptureStatus *ca
 	return info(THREADED(hStream), captureStatus_out, id_out, NULL, NULL, NULL, NULL);
 }
 
-CUresult cuStreamGetCaptureInfo_v2(CUstream hStream, CUstreamCaptureStatus *captureStatus_out, cuuint64_t *id_out, CUgraph *graph_out,
-	const CUgraphNode **dependencies_out, size_t *numDependencies_out)
+CUresult cuStreamGetCaptureInfo_v2(CUstream hStream, CUstreamCaptureStatus *captureStatus_out, cuuint64_t *id_out,
+	CUgraph *graph_out, const CUgraphNode **dependencies_out, size_t *numDependencies_out)
 {
 	return info(hStream, captureStatus_out, id_out, graph_out, dependencies_out, NULL, numDependencies_out);
 }
 
-CUresult cuStreamGetCaptureInfo_v2_ptsz(CUstream hStream, CUstreamCaptureStatus *captureStatus_out, cuuint64_t *id_out, CUgraph *graph_out,
-	const CUgraphNode **dependencies_out, size_t *numDependencies_out)
+CUresult cuStreamGetCaptureInfo_v2_ptsz(CUstream hStream, CUstreamCaptureStatus *captureStatus_out, cuuint64_t *id_out,
+	CUgraph *graph_out, const CUgraphNode **dependencies_out, size_t *numDependencies_out)
 {
 	return info(THREADED(hStream), captureStatus_out, id_out, graph_out, dependencies_out, NULL, numDependencies_out);
 }
 
-CUresult cuStreamGetCaptureInfo_v3(CUstream hStream, CUstreamCaptureStatus *captureStatus_out, cuuint64_t *id_out, CUgraph *graph_out,
-	const CUgraphNode **dependencies_out, const CUgraphEdgeData **edgeData_out, size_t *numDependencies_out)
+CUresult cuStreamGetCaptureInfo_v3(CUstream hStream, CUstreamCaptureStatus *captureStatus_out, cuuint64_t *id_out,
+	CUgraph *graph_out, const CUgraphNode **dependencies_out, const CUgraphEdgeData **edgeData_out,
+	size_t *numDependencies_out)
 {
 	return info(hStream, captureStatus_out, id_out, graph_out, dependencies_out, edgeData_out, numDependencies_out);
 }
 
-CUresult cuStreamGetCaptureInfo_v3_ptsz(CUstream hStream, CUstreamCaptureStatus *captureStatus_out, cuuint64_t *id_out, CUgraph *graph_out,
-	const CUgraphNode **dependencies_out, const CUgraphEdgeData **edgeData_out, size_t *numDependencies_out)
+CUresult cuStreamGetCaptureInfo_v3_ptsz(CUstream hStream, CUstreamCaptureStatus *captureStatus_out, cuuint64_t *id_out,
+	CUgraph *graph_out, const CUgraphNode **dependencies_out, const CUgraphEdgeData **edgeData_out,
+	size_t *numDependencies_out)
 {
-	return info(THREADED(hStream), captureStatus_out, id_out, graph_out, dependencies_out, edgeData_out, numDependencies_out);
+	return info(
+		THREADED(hStream), captureStatus_out, id_out, graph_out, dependencies_out, edgeData_out, numDependencies_out);
 }
 
 static CUresult change_dependencies(CUstream handle, CUgraphNode *nodes, size_t count, unsigned flags)
@@ -521,25 +533,27 @@ static CUresult change_dependencies(CUstream handle, CUgraphNode *nodes, size_t 
 	return done ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
 }
 
-CUresult cuStreamUpdateCaptureDependencies(CUstream hStream, CUgraphNode *dependencies, size_t numDependencies, unsigned int flags)
+CUresult cuStreamUpdateCaptureDependencies(
+	CUstream hStream, CUgraphNode *dependencies, size_t numDependencies, unsigned int flags)
 {
 	return change_dependencies(hStream, dependencies, numDependencies, flags);
 }
 
-CUresult cuStreamUpdateCaptureDependencies_ptsz(CUstream hStream, CUgraphNode *dependencies, size_t numDependencies, unsigned int flags)
+CUresult cuStreamUpdateCaptureDependencies_ptsz(
+	CUstream hStream, CUgraphNode *dependencies, size_t numDependencies, unsigned int flags)
 {
 	return change_dependencies(THREADED(hStream), dependencies, numDependencies, flags);
 }
 
-CUresult cuStreamUpdateCaptureDependencies_v2(CUstream hStream, CUgraphNode *dependencies, const CUgraphEdgeData *dependencyData,
-	size_t numDependencies, unsigned int flags)
+CUresult cuStreamUpdateCaptureDependencies_v2(CUstream hStream, CUgraphNode *dependencies,
+	const CUgraphEdgeData *dependencyData, size_t numDependencies, unsigned int flags)
 {
 	(void)dependencyData;
 	return change_dependencies(hStream, dependencies, numDependencies, flags);
 }
 
-CUresult cuStreamUpdateCaptureDependencies_v2_ptsz(CUstream hStream, CUgraphNode *dependencies, const CUgraphEdgeData *dependencyData,
-	size_t numDependencies, unsigned int flags)
+CUresult cuStreamUpdateCaptureDependencies_v2_ptsz(CUstream hStream, CUgraphNode *dependencies,
+	const CUgraphEdgeData *dependencyData, size_t numDependencies, unsigned int flags)
 {
 	(void)dependencyData;
 	return change_dependencies(THREADED(hStream), dependencies, numDependencies, flags);

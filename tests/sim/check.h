@@ -31,7 +31,8 @@
 	do { \
 		long long actual_ = (long long)(actual), expected_ = (long long)(expected); \
 		if (actual_ != expected_) { \
-			fprintf(stderr, "%s:%d: %s is %lld, not %lld (%s)\n", __FILE__, __LINE__, #actual, actual_, expected_, #expected); \
+			fprintf(stderr, "%s:%d: %s is %lld, not %lld (%s)\n", __FILE__, __LINE__, #actual, actual_, expected_, \
+				#expected); \
 			exit(1); \
 		} \
 	} while (0)
@@ -39,7 +40,8 @@
 	do { \
 		double actual_ = (double)(actual); \
 		if (actual_ < (low) || actual_ > (high)) { \
-			fprintf(stderr, "%s:%d: %s is %g, not in %g..%g\n", __FILE__, __LINE__, #actual, actual_, (double)(low), (double)(high)); \
+			fprintf(stderr, "%s:%d: %s is %g, not in %g..%g\n", __FILE__, __LINE__, #actual, actual_, (double)(low), \
+				(double)(high)); \
 			exit(1); \
 		} \
 	} while (0)
@@ -91,7 +93,8 @@ static inline double seconds(void)
 	return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
 }
 
-// Runs body in a child that tells, by its exit status, whether all was well; "ready" and "go" are pipes between the two.
+// Runs body in a child that tells, by its exit status, whether all was well; "ready" and "go" are pipes between the
+// two.
 struct child {
 	pid_t pid;
 	int from, to;

@@ -83,12 +83,13 @@ void sim_context_uncharge(struct CUctx_st *context, uint64_t bytes)
 	sim_gpu_uncharge(context->gpu, bytes);
 }
 
-// What this context's limits and its kernels cost beyond what a bare context has: local memory for every thread that the GPU can hold;
-// the printf buffer and the heap once a kernel needs them.
+// What this context's limits and its kernels cost beyond what a bare context has: local memory for every thread that
+// the GPU can hold; the printf buffer and the heap once a kernel needs them.
 static uint64_t extra_bytes(const struct CUctx_st *context)
 {
 	uint64_t threads = (uint64_t)2048 * (uint64_t)(unsigned)sim_state->gpu[context->gpu].processors;
-	uint64_t local = context->limit[CU_LIMIT_STACK_SIZE] > context->local_bytes ? context->limit[CU_LIMIT_STACK_SIZE] : context->local_bytes;
+	uint64_t local = context->limit[CU_LIMIT_STACK_SIZE] > context->local_bytes ? context->limit[CU_LIMIT_STACK_SIZE]
+		: context->local_bytes;
 	uint64_t bytes = local > 1024 ? (local - 1024) * threads : 0;
 	for (int limit = CU_LIMIT_PRINTF_FIFO_SIZE; limit <= CU_LIMIT_MALLOC_HEAP_SIZE; limit++)
 		if (context->needed[limit] && context->limit[limit] > default_limit[limit])
@@ -235,7 +236,8 @@ CUresult cuCtxCreate_v2(CUcontext *pctx, unsigned int flags, CUdevice dev)
 	return create(pctx, flags, dev, 3020);
 }
 
-CUresult cuCtxCreate_v3(CUcontext *pctx, CUexecAffinityParam *paramsArray, int numParams, unsigned int flags, CUdevice dev)
+CUresult cuCtxCreate_v3(
+	CUcontext *pctx, CUexecAffinityParam *paramsArray, int numParams, unsigned int flags, CUdevice dev)
 {
 	if (numParams > 0 && paramsArray != NULL)
 		return CUDA_ERROR_UNSUPPORTED_EXEC_AFFINITY; // only under MPS
@@ -537,7 +539,8 @@ CUresult cuCtxSetLimit(CUlimit limit, size_t value)
 	SIM_CURRENT(context);
 	if ((unsigned)limit >= SIM_LIMITS || limit >= CU_LIMIT_SHMEM_SIZE)
 		return CUDA_ERROR_UNSUPPORTED_LIMIT;
-	if ((limit == CU_LIMIT_STACK_SIZE && value > 512 * 1024) || (limit == CU_LIMIT_MAX_L2_FETCH_GRANULARITY && value > 128))
+	if ((limit == CU_LIMIT_STACK_SIZE && value > 512 * 1024)
+		|| (limit == CU_LIMIT_MAX_L2_FETCH_GRANULARITY && value > 128))
 		return CUDA_ERROR_INVALID_VALUE;
 	sim_enter();
 	size_t before = context->limit[limit];

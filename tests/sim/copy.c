@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Copies and fills: bytes really move. Asynchronous ones move at once (the simulated kernels compute nothing that could come before
-// them) and take their time on the timeline afterwards; synchronous ones wait first.
+// Copies and fills: bytes really move. Asynchronous ones move at once (the simulated kernels compute nothing that could
+// come before them) and take their time on the timeline afterwards; synchronous ones wait first.
 #include <string.h>
 
 #include "sim.h"
@@ -42,8 +42,13 @@ uint64_t sim_copy_ns(uint64_t dst, uint64_t src, uint64_t bytes)
 
 void sim_copy_1d(CUDA_MEMCPY3D *copy, uint64_t dst, uint64_t src, size_t bytes)
 {
-	*copy = (CUDA_MEMCPY3D){.srcMemoryType = CU_MEMORYTYPE_UNIFIED, .srcDevice = src, .dstMemoryType = CU_MEMORYTYPE_UNIFIED,
-		.dstDevice = dst, .WidthInBytes = bytes, .Height = 1, .Depth = 1};
+	*copy = (CUDA_MEMCPY3D){.srcMemoryType = CU_MEMORYTYPE_UNIFIED,
+		.srcDevice = src,
+		.dstMemoryType = CU_MEMORYTYPE_UNIFIED,
+		.dstDevice = dst,
+		.WidthInBytes = bytes,
+		.Height = 1,
+		.Depth = 1};
 }
 
 // One end of a copy: row y of layer z starts at address + z * layer + y * pitch.
@@ -56,7 +61,8 @@ static CUresult find_end(struct end *end, const CUDA_MEMCPY3D *copy, bool dst)
 {
 	CUmemorytype type = dst ? copy->dstMemoryType : copy->srcMemoryType;
 	CUarray array = dst ? copy->dstArray : copy->srcArray;
-	uint64_t x = dst ? copy->dstXInBytes : copy->srcXInBytes, y = dst ? copy->dstY : copy->srcY, z = dst ? copy->dstZ : copy->srcZ;
+	uint64_t x = dst ? copy->dstXInBytes : copy->srcXInBytes, y = dst ? copy->dstY : copy->srcY,
+			 z = dst ? copy->dstZ : copy->srcZ;
 	end->pitch = dst ? copy->dstPitch : copy->srcPitch;
 	end->array = NULL;
 	uint64_t rows = dst ? copy->dstHeight : copy->srcHeight, base;
@@ -124,7 +130,8 @@ CUresult sim_copy_3d(const CUDA_MEMCPY3D *copy, uint64_t *ns)
 			memmove((void *)(uintptr_t)(dst.address + z * dst.layer + y * dst.pitch),
 				(const void *)(uintptr_t)(src.address + z * src.layer + y * src.pitch), copy->WidthInBytes);
 	uint64_t bytes = copy->WidthInBytes * copy->Height * copy->Depth;
-	bool inside = (dst.array != NULL || sim_is_device(dst.address)) && (src.array != NULL || sim_is_device(src.address));
+	bool inside =
+		(dst.array != NULL || sim_is_device(dst.address)) && (src.array != NULL || sim_is_device(src.address));
 	*ns = 1000 + bytes * 1000 / (inside ? MEMORY_BYTES_PER_US : PCIE_BYTES_PER_US);
 	return CUDA_SUCCESS;
 }
@@ -158,7 +165,8 @@ static CUresult copy_on(CUstream handle, const CUDA_MEMCPY3D *copy, bool wait)
 	return result != CUDA_SUCCESS ? result : sim_stream_wait_idle(stream->context, stream->queue);
 }
 
-static CUresult copy_bytes(CUstream handle, uint64_t dst, uint64_t src, size_t bytes, bool dst_device, bool src_device, bool wait)
+static CUresult copy_bytes(
+	CUstream handle, uint64_t dst, uint64_t src, size_t bytes, bool dst_device, bool src_device, bool wait)
 {
 	CUDA_MEMCPY3D copy;
 	sim_copy_1d(&copy, dst, src, bytes);
@@ -172,7 +180,8 @@ static CUresult copy_bytes(CUstream handle, uint64_t dst, uint64_t src, size_t b
 #define THREADED(stream) ((stream) != NULL ? (stream) : CU_STREAM_PER_THREAD)
 #define HOST(pointer) ((uint64_t)(uintptr_t)(pointer))
 
-// name, its parameters, and copy_bytes' view of them: once for the legacy default stream and once for the per-thread one.
+// name, its parameters, and copy_bytes' view of them: once for the legacy default stream and once for the per-thread
+// one.
 #define COPY_SYNC(name, parameters, dst, src, bytes, dst_device, src_device) \
 	CUresult name parameters \
 	{ \
@@ -235,10 +244,23 @@ static CUresult copy_2d(CUstream handle, const CUDA_MEMCPY2D *two, bool wait)
 {
 	if (two == NULL)
 		return CUDA_ERROR_INVALID_VALUE;
-	CUDA_MEMCPY3D copy = {.srcXInBytes = two->srcXInBytes, .srcY = two->srcY, .srcMemoryType = two->srcMemoryType, .srcHost = two->srcHost,
-		.srcDevice = two->srcDevice, .srcArray = two->srcArray, .srcPitch = two->srcPitch, .dstXInBytes = two->dstXInBytes,
-		.dstY = two->dstY, .dstMemoryType = two->dstMemoryType, .dstHost = two->dstHost, .dstDevice = two->dstDevice,
-		.dstArray = two->dstArray, .dstPitch = two->dstPitch, .WidthInBytes = two->WidthInBytes, .Height = two->Height, .Depth = 1};
+	CUDA_MEMCPY3D copy = {.srcXInBytes = two->srcXInBytes,
+		.srcY = two->srcY,
+		.srcMemoryType = two->srcMemoryType,
+		.srcHost = two->srcHost,
+		.srcDevice = two->srcDevice,
+		.srcArray = two->srcArray,
+		.srcPitch = two->srcPitch,
+		.dstXInBytes = two->dstXInBytes,
+		.dstY = two->dstY,
+		.dstMemoryType = two->dstMemoryType,
+		.dstHost = two->dstHost,
+		.dstDevice = two->dstDevice,
+		.dstArray = two->dstArray,
+		.dstPitch = two->dstPitch,
+		.WidthInBytes = two->WidthInBytes,
+		.Height = two->Height,
+		.Depth = 1};
 	return copy_on(handle, &copy, wait);
 }
 
@@ -294,7 +316,8 @@ CUresult cuMemcpy3DAsync_v2_ptsz(const CUDA_MEMCPY3D *pCopy, CUstream hStream)
 
 // --- arrays as rows of bytes
 
-static CUresult copy_array(CUstream handle, CUarray dst, uint64_t dst_at, CUarray src, uint64_t src_at, size_t bytes, bool wait)
+static CUresult copy_array(
+	CUstream handle, CUarray dst, uint64_t dst_at, CUarray src, uint64_t src_at, size_t bytes, bool wait)
 {
 	CUDA_MEMCPY3D copy;
 	sim_copy_1d(&copy, dst_at, src_at, bytes);
@@ -336,7 +359,8 @@ CUresult cuMemcpyAtoA_v2(CUarray dstArray, size_t dstOffset, CUarray srcArray, s
 	return copy_array(NULL, dstArray, dstOffset, srcArray, srcOffset, ByteCount, true);
 }
 
-CUresult cuMemcpyHtoAAsync_v2(CUarray dstArray, size_t dstOffset, const void *srcHost, size_t ByteCount, CUstream hStream)
+CUresult cuMemcpyHtoAAsync_v2(
+	CUarray dstArray, size_t dstOffset, const void *srcHost, size_t ByteCount, CUstream hStream)
 {
 	return copy_array(hStream, dstArray, dstOffset, NULL, HOST(srcHost), ByteCount, false);
 }

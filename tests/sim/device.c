@@ -177,9 +177,16 @@ CUresult cuDeviceGetProperties(CUdevprop *prop, CUdevice dev)
 	DEVICE(dev);
 	if (prop == NULL)
 		return CUDA_ERROR_INVALID_VALUE;
-	*prop = (CUdevprop){.maxThreadsPerBlock = 1024, .maxThreadsDim = {1024, 1024, 64}, .maxGridSize = {2147483647, 65535, 65535},
-		.sharedMemPerBlock = 49152, .totalConstantMemory = 65536, .SIMDWidth = 32, .memPitch = 2147483647, .regsPerBlock = 65536,
-		.clockRate = 1980000, .textureAlign = 512};
+	*prop = (CUdevprop){.maxThreadsPerBlock = 1024,
+		.maxThreadsDim = {1024, 1024, 64},
+		.maxGridSize = {2147483647, 65535, 65535},
+		.sharedMemPerBlock = 49152,
+		.totalConstantMemory = 65536,
+		.SIMDWidth = 32,
+		.memPitch = 2147483647,
+		.regsPerBlock = 65536,
+		.clockRate = 1980000,
+		.textureAlign = 512};
 	return CUDA_SUCCESS;
 }
 
@@ -246,7 +253,8 @@ CUresult cuDeviceGetExecAffinitySupport(int *pi, CUexecAffinityType type, CUdevi
 	return CUDA_SUCCESS;
 }
 
-CUresult cuDeviceGetTexture1DLinearMaxWidth(size_t *maxWidthInElements, CUarray_format format, unsigned numChannels, CUdevice dev)
+CUresult cuDeviceGetTexture1DLinearMaxWidth(
+	size_t *maxWidthInElements, CUarray_format format, unsigned numChannels, CUdevice dev)
 {
 	DEVICE(dev);
 	(void)format, (void)numChannels;

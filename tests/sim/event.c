@@ -235,7 +235,8 @@ static CUresult elapsed(float *milliseconds, CUevent start, CUevent end)
 	SIM_READY();
 	if (milliseconds == NULL)
 		return CUDA_ERROR_INVALID_VALUE;
-	if (start == NULL || end == NULL || !start->alive || !end->alive || ((start->flags | end->flags) & CU_EVENT_DISABLE_TIMING) != 0)
+	if (start == NULL || end == NULL || !start->alive || !end->alive
+		|| ((start->flags | end->flags) & CU_EVENT_DISABLE_TIMING) != 0)
 		return CUDA_ERROR_INVALID_HANDLE;
 	if (start->state == SIM_EVENT_CAPTURED || end->state == SIM_EVENT_CAPTURED)
 		return CUDA_ERROR_CAPTURED_EVENT;
@@ -267,7 +268,8 @@ CUresult sim_event_wait(struct CUevent_st *event, struct CUstream_st *stream)
 		sim_timeline_advance(context->gpu, sim_now_ns());
 		if (sim_state->context[context->queue].free_head < 0)
 			sim_event_collect(context);
-		int command = sim_timeline_submit_wait(context->queue, stream->queue, event->queue, event->command, event->sequence);
+		int command =
+			sim_timeline_submit_wait(context->queue, stream->queue, event->queue, event->command, event->sequence);
 		sim_unlock();
 		sim_leave();
 		if (command >= 0)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// External memory: what another interface allocated and handed over as a file descriptor. Only files that stand for exported physical
-// memory (cuMemExportToShareableHandle) are known here; it stays charged to whoever made it.
+// External memory: what another interface allocated and handed over as a file descriptor. Only files that stand for
+// exported physical memory (cuMemExportToShareableHandle) are known here; it stays charged to whoever made it.
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -49,7 +49,8 @@ CUresult cuImportExternalMemory(CUexternalMemory *out, const CUDA_EXTERNAL_MEMOR
 	return held ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
 
-CUresult cuExternalMemoryGetMappedBuffer(CUdeviceptr *devPtr, CUexternalMemory extMem, const CUDA_EXTERNAL_MEMORY_BUFFER_DESC *bufferDesc)
+CUresult cuExternalMemoryGetMappedBuffer(
+	CUdeviceptr *devPtr, CUexternalMemory extMem, const CUDA_EXTERNAL_MEMORY_BUFFER_DESC *bufferDesc)
 {
 	SIM_CURRENT(context);
 	if (extMem == NULL || !extMem->alive)

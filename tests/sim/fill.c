@@ -29,12 +29,15 @@ static void fill_row(char *at, unsigned value, unsigned element_bytes, uint64_t 
 	uint64_t inner_from = sim_round_up((uint64_t)(uintptr_t)at + FILL_ENDS, 4096);
 	uint64_t inner_to = ((uint64_t)(uintptr_t)at + bytes - FILL_ENDS) / 4096 * 4096;
 	if (value == 0)
-		madvise((void *)(uintptr_t)inner_from, inner_to - inner_from, MADV_REMOVE); // gives the pages back: they read as zero
+		madvise((void *)(uintptr_t)inner_from, inner_to - inner_from,
+			MADV_REMOVE); // gives the pages back: they read as zero
 	write_row(at, value, element_bytes, (inner_from - (uint64_t)(uintptr_t)at) / element_bytes);
-	write_row((char *)(uintptr_t)inner_to, value, element_bytes, ((uint64_t)(uintptr_t)at + bytes - inner_to) / element_bytes);
+	write_row((char *)(uintptr_t)inner_to, value, element_bytes,
+		((uint64_t)(uintptr_t)at + bytes - inner_to) / element_bytes);
 }
 
-CUresult sim_fill(uint64_t address, uint64_t pitch, unsigned value, unsigned element_bytes, uint64_t width, uint64_t height, uint64_t *ns)
+CUresult sim_fill(uint64_t address, uint64_t pitch, unsigned value, unsigned element_bytes, uint64_t width,
+	uint64_t height, uint64_t *ns)
 {
 	*ns = 2000;
 	if (width == 0 || height == 0)
@@ -49,14 +52,20 @@ CUresult sim_fill(uint64_t address, uint64_t pitch, unsigned value, unsigned ele
 	return CUDA_SUCCESS;
 }
 
-static CUresult fill_on(CUstream handle, uint64_t address, uint64_t pitch, unsigned value, unsigned element_bytes, uint64_t width, uint64_t height)
+static CUresult fill_on(CUstream handle, uint64_t address, uint64_t pitch, unsigned value, unsigned element_bytes,
+	uint64_t width, uint64_t height)
 {
 	SIM_STREAM(stream, handle);
 	CUresult result = sim_capture_forbid_legacy(stream);
 	if (result != CUDA_SUCCESS)
 		return result;
 	if (sim_capturing(stream)) {
-		CUDA_MEMSET_NODE_PARAMS fill = {.dst = address, .pitch = pitch, .value = value, .elementSize = element_bytes, .width = width, .height = height};
+		CUDA_MEMSET_NODE_PARAMS fill = {.dst = address,
+			.pitch = pitch,
+			.value = value,
+			.elementSize = element_bytes,
+			.width = width,
+			.height = height};
 		return sim_capture_fill(stream, &fill);
 	}
 	uint64_t ns;

@@ -67,8 +67,9 @@ static void describe(struct sim_gpu *gpu, int index, const char *model, uint64_t
 	uint32_t hash = 2166136261u;
 	for (const char *c = model; *c != '\0'; c++)
 		hash = (hash ^ (uint8_t)*c) * 16777619u;
-	const uint8_t uuid[16] = {0x5f, 0x73, 0x69, 0x6d, (uint8_t)(hash >> 24), (uint8_t)(hash >> 16), (uint8_t)(0x40 | (hash >> 8 & 15)),
-		(uint8_t)hash, 0x80, (uint8_t)index, 0x73, 0x6f, 0x66, 0x74, 0x6d, (uint8_t)(0x10 + index)};
+	const uint8_t uuid[16] = {0x5f, 0x73, 0x69, 0x6d, (uint8_t)(hash >> 24), (uint8_t)(hash >> 16),
+		(uint8_t)(0x40 | (hash >> 8 & 15)), (uint8_t)hash, 0x80, (uint8_t)index, 0x73, 0x6f, 0x66, 0x74, 0x6d,
+		(uint8_t)(0x10 + index)};
 	memcpy(gpu->uuid, uuid, sizeof(uuid));
 }
 
@@ -100,8 +101,9 @@ int sim_gpus_parse(const char *text, struct sim_gpu gpu[SIM_GPUS])
 
 void sim_gpus_uuid_text(const uint8_t uuid[16], char text[41])
 {
-	snprintf(text, 41, "GPU-%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", uuid[0], uuid[1], uuid[2], uuid[3],
-		uuid[4], uuid[5], uuid[6], uuid[7], uuid[8], uuid[9], uuid[10], uuid[11], uuid[12], uuid[13], uuid[14], uuid[15]);
+	snprintf(text, 41, "GPU-%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", uuid[0], uuid[1],
+		uuid[2], uuid[3], uuid[4], uuid[5], uuid[6], uuid[7], uuid[8], uuid[9], uuid[10], uuid[11], uuid[12], uuid[13],
+		uuid[14], uuid[15]);
 }
 
 unsigned sim_gpus_bus(int gpu)

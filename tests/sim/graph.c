@@ -13,7 +13,8 @@ struct CUgraph_st *sim_graph_make(void)
 	return graph;
 }
 
-struct CUgraphNode_st *sim_graph_add(struct CUgraph_st *graph, CUgraphNodeType type, struct CUgraphNode_st *const *before, size_t count)
+struct CUgraphNode_st *sim_graph_add(
+	struct CUgraph_st *graph, CUgraphNodeType type, struct CUgraphNode_st *const *before, size_t count)
 {
 	struct CUgraphNode_st *node = calloc(1, sizeof(*node));
 	struct CUgraphNode_st **list = count > 0 ? malloc(count * sizeof(*list)) : NULL;
@@ -230,7 +231,8 @@ CUresult cuGraphGetEdges(CUgraph hGraph, CUgraphNode *from, CUgraphNode *to, siz
 	return numEdges == NULL ? CUDA_ERROR_INVALID_VALUE : give_edges(hGraph, from, to, numEdges);
 }
 
-CUresult cuGraphGetEdges_v2(CUgraph hGraph, CUgraphNode *from, CUgraphNode *to, CUgraphEdgeData *edgeData, size_t *numEdges)
+CUresult cuGraphGetEdges_v2(
+	CUgraph hGraph, CUgraphNode *from, CUgraphNode *to, CUgraphEdgeData *edgeData, size_t *numEdges)
 {
 	GRAPH(hGraph);
 	if (numEdges == NULL)
@@ -243,7 +245,8 @@ CUresult cuGraphGetEdges_v2(CUgraph hGraph, CUgraphNode *from, CUgraphNode *to, 
 static CUresult add_dependencies(struct CUgraph_st *graph, const CUgraphNode *from, const CUgraphNode *to, size_t count)
 {
 	for (size_t i = 0; i < count; i++) {
-		if (from[i] == NULL || to[i] == NULL || from[i]->magic != SIM_NODE || to[i]->magic != SIM_NODE || to[i]->graph != graph)
+		if (from[i] == NULL || to[i] == NULL || from[i]->magic != SIM_NODE || to[i]->magic != SIM_NODE
+			|| to[i]->graph != graph)
 			return CUDA_ERROR_INVALID_VALUE;
 		struct CUgraphNode_st **bigger = realloc(to[i]->before, (to[i]->before_count + 1) * sizeof(*bigger));
 		if (bigger == NULL)
@@ -260,8 +263,8 @@ CUresult cuGraphAddDependencies(CUgraph hGraph, const CUgraphNode *from, const C
 	return add_dependencies(hGraph, from, to, numDependencies);
 }
 
-CUresult cuGraphAddDependencies_v2(CUgraph hGraph, const CUgraphNode *from, const CUgraphNode *to, const CUgraphEdgeData *edgeData,
-	size_t numDependencies)
+CUresult cuGraphAddDependencies_v2(CUgraph hGraph, const CUgraphNode *from, const CUgraphNode *to,
+	const CUgraphEdgeData *edgeData, size_t numDependencies)
 {
 	GRAPH(hGraph);
 	(void)edgeData;
@@ -334,7 +337,8 @@ CUresult cuGraphNodeFindInClone(CUgraphNode *phNode, CUgraphNode hOriginalNode, 
 
 // --- the API: nodes
 
-static CUresult add(CUgraphNode *out, CUgraph graph, const CUgraphNode *before, size_t count, const struct CUgraphNode_st *what)
+static CUresult add(
+	CUgraphNode *out, CUgraph graph, const CUgraphNode *before, size_t count, const struct CUgraphNode_st *what)
 {
 	GRAPH(graph);
 	if (out == NULL || (count > 0 && before == NULL))
@@ -361,7 +365,8 @@ static CUresult fill_kernel(struct CUgraphNode_st *node, const CUDA_KERNEL_NODE_
 	node->kernel = *params;
 	node->launch = (struct sim_launch){.grid = {params->gridDimX, params->gridDimY, params->gridDimZ},
 		.block = {params->blockDimX, params->blockDimY, params->blockDimZ}, .shared_bytes = params->sharedMemBytes};
-	return sim_launch_check(&node->launch, params->func != NULL ? params->func : (CUfunction)(void *)params->kern, context);
+	return sim_launch_check(
+		&node->launch, params->func != NULL ? params->func : (CUfunction)(void *)params->kern, context);
 }
 
 static CUDA_KERNEL_NODE_PARAMS from_v1(const CUDA_KERNEL_NODE_PARAMS_v1 *old)
@@ -372,7 +377,8 @@ static CUDA_KERNEL_NODE_PARAMS from_v1(const CUDA_KERNEL_NODE_PARAMS_v1 *old)
 	return params;
 }
 
-CUresult cuGraphAddKernelNode_v2(CUgraphNode *out, CUgraph graph, const CUgraphNode *before, size_t count, const CUDA_KERNEL_NODE_PARAMS *params)
+CUresult cuGraphAddKernelNode_v2(
+	CUgraphNode *out, CUgraph graph, const CUgraphNode *before, size_t count, const CUDA_KERNEL_NODE_PARAMS *params)
 {
 	SIM_READY();
 	struct CUgraphNode_st node = {.type = CU_GRAPH_NODE_TYPE_KERNEL};
@@ -380,7 +386,8 @@ CUresult cuGraphAddKernelNode_v2(CUgraphNode *out, CUgraph graph, const CUgraphN
 	return result != CUDA_SUCCESS ? result : add(out, graph, before, count, &node);
 }
 
-CUresult cuGraphAddKernelNode(CUgraphNode *out, CUgraph graph, const CUgraphNode *before, size_t count, const CUDA_KERNEL_NODE_PARAMS_v1 *params)
+CUresult cuGraphAddKernelNode(
+	CUgraphNode *out, CUgraph graph, const CUgraphNode *before, size_t count, const CUDA_KERNEL_NODE_PARAMS_v1 *params)
 {
 	if (params == NULL)
 		return CUDA_ERROR_INVALID_VALUE;
@@ -421,7 +428,8 @@ CUresult cuGraphKernelNodeSetParams(CUgraphNode hNode, const CUDA_KERNEL_NODE_PA
 	return fill_kernel(hNode, &second);
 }
 
-CUresult cuGraphAddMemcpyNode(CUgraphNode *out, CUgraph graph, const CUgraphNode *before, size_t count, const CUDA_MEMCPY3D *copyParams, CUcontext ctx)
+CUresult cuGraphAddMemcpyNode(CUgraphNode *out, CUgraph graph, const CUgraphNode *before, size_t count,
+	const CUDA_MEMCPY3D *copyParams, CUcontext ctx)
 {
 	(void)ctx;
 	SIM_READY();
@@ -444,7 +452,8 @@ CUresult cuGraphAddMemsetNode(CUgraphNode *out, CUgraph graph, const CUgraphNode
 {
 	(void)ctx;
 	SIM_READY();
-	if (memsetParams == NULL || (memsetParams->elementSize != 1 && memsetParams->elementSize != 2 && memsetParams->elementSize != 4))
+	if (memsetParams == NULL
+		|| (memsetParams->elementSize != 1 && memsetParams->elementSize != 2 && memsetParams->elementSize != 4))
 		return CUDA_ERROR_INVALID_VALUE;
 	struct CUgraphNode_st node = {.type = CU_GRAPH_NODE_TYPE_MEMSET, .fill = *memsetParams};
 	return add(out, graph, before, count, &node);
@@ -457,11 +466,13 @@ CUresult cuGraphMemsetNodeGetParams(CUgraphNode hNode, CUDA_MEMSET_NODE_PARAMS *
 	return CUDA_SUCCESS;
 }
 
-CUresult cuGraphAddHostNode(CUgraphNode *out, CUgraph graph, const CUgraphNode *before, size_t count, const CUDA_HOST_NODE_PARAMS *nodeParams)
+CUresult cuGraphAddHostNode(
+	CUgraphNode *out, CUgraph graph, const CUgraphNode *before, size_t count, const CUDA_HOST_NODE_PARAMS *nodeParams)
 {
 	if (nodeParams == NULL || nodeParams->fn == NULL)
 		return CUDA_ERROR_INVALID_VALUE;
-	struct CUgraphNode_st node = {.type = CU_GRAPH_NODE_TYPE_HOST, .task = {.function = nodeParams->fn, .data = nodeParams->userData}};
+	struct CUgraphNode_st node = {
+		.type = CU_GRAPH_NODE_TYPE_HOST, .task = {.function = nodeParams->fn, .data = nodeParams->userData}};
 	return add(out, graph, before, count, &node);
 }
 
@@ -471,7 +482,8 @@ CUresult cuGraphAddEmptyNode(CUgraphNode *out, CUgraph graph, const CUgraphNode 
 	return add(out, graph, before, count, &node);
 }
 
-static CUresult add_event(CUgraphNode *out, CUgraph graph, const CUgraphNode *before, size_t count, CUevent event, CUgraphNodeType type)
+static CUresult add_event(
+	CUgraphNode *out, CUgraph graph, const CUgraphNode *before, size_t count, CUevent event, CUgraphNodeType type)
 {
 	if (event == NULL || !event->alive)
 		return CUDA_ERROR_INVALID_VALUE;
@@ -479,17 +491,20 @@ static CUresult add_event(CUgraphNode *out, CUgraph graph, const CUgraphNode *be
 	return add(out, graph, before, count, &node);
 }
 
-CUresult cuGraphAddEventRecordNode(CUgraphNode *out, CUgraph graph, const CUgraphNode *before, size_t count, CUevent event)
+CUresult cuGraphAddEventRecordNode(
+	CUgraphNode *out, CUgraph graph, const CUgraphNode *before, size_t count, CUevent event)
 {
 	return add_event(out, graph, before, count, event, CU_GRAPH_NODE_TYPE_EVENT_RECORD);
 }
 
-CUresult cuGraphAddEventWaitNode(CUgraphNode *out, CUgraph graph, const CUgraphNode *before, size_t count, CUevent event)
+CUresult cuGraphAddEventWaitNode(
+	CUgraphNode *out, CUgraph graph, const CUgraphNode *before, size_t count, CUevent event)
 {
 	return add_event(out, graph, before, count, event, CU_GRAPH_NODE_TYPE_WAIT_EVENT);
 }
 
-CUresult cuGraphAddChildGraphNode(CUgraphNode *out, CUgraph graph, const CUgraphNode *before, size_t count, CUgraph childGraph)
+CUresult cuGraphAddChildGraphNode(
+	CUgraphNode *out, CUgraph graph, const CUgraphNode *before, size_t count, CUgraph childGraph)
 {
 	GRAPH(childGraph);
 	struct CUgraphNode_st node = {.type = CU_GRAPH_NODE_TYPE_GRAPH, .child = childGraph};
@@ -503,11 +518,13 @@ CUresult cuGraphChildGraphNodeGetGraph(CUgraphNode hNode, CUgraph *phGraph)
 	return CUDA_SUCCESS;
 }
 
-CUresult cuGraphAddMemAllocNode(CUgraphNode *out, CUgraph graph, const CUgraphNode *before, size_t count, CUDA_MEM_ALLOC_NODE_PARAMS *nodeParams)
+CUresult cuGraphAddMemAllocNode(
+	CUgraphNode *out, CUgraph graph, const CUgraphNode *before, size_t count, CUDA_MEM_ALLOC_NODE_PARAMS *nodeParams)
 {
 	GRAPH(graph);
-	if (nodeParams == NULL || nodeParams->bytesize == 0 || nodeParams->poolProps.allocType != CU_MEM_ALLOCATION_TYPE_PINNED
-			|| nodeParams->poolProps.location.type != CU_MEM_LOCATION_TYPE_DEVICE)
+	if (nodeParams == NULL || nodeParams->bytesize == 0
+		|| nodeParams->poolProps.allocType != CU_MEM_ALLOCATION_TYPE_PINNED
+		|| nodeParams->poolProps.location.type != CU_MEM_LOCATION_TYPE_DEVICE)
 		return CUDA_ERROR_INVALID_VALUE;
 	int device = nodeParams->poolProps.location.id;
 	if (device < 0 || device >= sim_device_count)
@@ -533,7 +550,8 @@ CUresult cuGraphMemAllocNodeGetParams(CUgraphNode hNode, CUDA_MEM_ALLOC_NODE_PAR
 	return CUDA_SUCCESS;
 }
 
-CUresult cuGraphAddMemFreeNode(CUgraphNode *out, CUgraph graph, const CUgraphNode *before, size_t count, CUdeviceptr dptr)
+CUresult cuGraphAddMemFreeNode(
+	CUgraphNode *out, CUgraph graph, const CUgraphNode *before, size_t count, CUdeviceptr dptr)
 {
 	if (dptr == 0)
 		return CUDA_ERROR_INVALID_VALUE;
@@ -549,7 +567,8 @@ CUresult cuGraphMemFreeNodeGetParams(CUgraphNode hNode, CUdeviceptr *dptr_out)
 }
 
 // One call for all kinds.
-static CUresult add_any(CUgraphNode *out, CUgraph graph, const CUgraphNode *before, size_t count, CUgraphNodeParams *params)
+static CUresult add_any(
+	CUgraphNode *out, CUgraph graph, const CUgraphNode *before, size_t count, CUgraphNodeParams *params)
 {
 	if (params == NULL)
 		return CUDA_ERROR_INVALID_VALUE;
@@ -559,7 +578,8 @@ static CUresult add_any(CUgraphNode *out, CUgraph graph, const CUgraphNode *befo
 		memcpy(&kernel, &params->kernel, sizeof(kernel));
 		return cuGraphAddKernelNode_v2(out, graph, before, count, &kernel);
 	}
-	case CU_GRAPH_NODE_TYPE_MEMCPY: return cuGraphAddMemcpyNode(out, graph, before, count, &params->memcpy.copyParams, params->memcpy.copyCtx);
+	case CU_GRAPH_NODE_TYPE_MEMCPY:
+		return cuGraphAddMemcpyNode(out, graph, before, count, &params->memcpy.copyParams, params->memcpy.copyCtx);
 	case CU_GRAPH_NODE_TYPE_MEMSET: {
 		CUDA_MEMSET_NODE_PARAMS fill;
 		memcpy(&fill, &params->memset, sizeof(fill));
@@ -571,8 +591,10 @@ static CUresult add_any(CUgraphNode *out, CUgraph graph, const CUgraphNode *befo
 	}
 	case CU_GRAPH_NODE_TYPE_GRAPH: return cuGraphAddChildGraphNode(out, graph, before, count, params->graph.graph);
 	case CU_GRAPH_NODE_TYPE_EMPTY: return cuGraphAddEmptyNode(out, graph, before, count);
-	case CU_GRAPH_NODE_TYPE_WAIT_EVENT: return cuGraphAddEventWaitNode(out, graph, before, count, params->eventWait.event);
-	case CU_GRAPH_NODE_TYPE_EVENT_RECORD: return cuGraphAddEventRecordNode(out, graph, before, count, params->eventRecord.event);
+	case CU_GRAPH_NODE_TYPE_WAIT_EVENT:
+		return cuGraphAddEventWaitNode(out, graph, before, count, params->eventWait.event);
+	case CU_GRAPH_NODE_TYPE_EVENT_RECORD:
+		return cuGraphAddEventRecordNode(out, graph, before, count, params->eventRecord.event);
 	case CU_GRAPH_NODE_TYPE_MEM_ALLOC: {
 		CUDA_MEM_ALLOC_NODE_PARAMS alloc;
 		memcpy(&alloc, &params->alloc, sizeof(alloc));
@@ -585,13 +607,14 @@ static CUresult add_any(CUgraphNode *out, CUgraph graph, const CUgraphNode *befo
 	}
 }
 
-CUresult cuGraphAddNode(CUgraphNode *out, CUgraph graph, const CUgraphNode *before, size_t count, CUgraphNodeParams *params)
+CUresult cuGraphAddNode(
+	CUgraphNode *out, CUgraph graph, const CUgraphNode *before, size_t count, CUgraphNodeParams *params)
 {
 	return add_any(out, graph, before, count, params);
 }
 
-CUresult cuGraphAddNode_v2(CUgraphNode *out, CUgraph graph, const CUgraphNode *before, const CUgraphEdgeData *edges, size_t count,
-	CUgraphNodeParams *params)
+CUresult cuGraphAddNode_v2(CUgraphNode *out, CUgraph graph, const CUgraphNode *before, const CUgraphEdgeData *edges,
+	size_t count, CUgraphNodeParams *params)
 {
 	(void)edges;
 	return add_any(out, graph, before, count, params);

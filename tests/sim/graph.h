@@ -65,7 +65,8 @@ struct CUgraph_st *sim_graph_make(void);
 void sim_graph_destroy(struct CUgraph_st *graph);
 struct CUgraph_st *sim_graph_copy(const struct CUgraph_st *graph);
 // A new node that depends on before[0..count). NULL: no memory.
-struct CUgraphNode_st *sim_graph_add(struct CUgraph_st *graph, CUgraphNodeType type, struct CUgraphNode_st *const *before, size_t count);
+struct CUgraphNode_st *sim_graph_add(
+	struct CUgraph_st *graph, CUgraphNodeType type, struct CUgraphNode_st *const *before, size_t count);
 struct sim_graph_allocation *sim_graph_allocation_make(int device, uint64_t bytes);
 void sim_graph_allocation_release(struct sim_graph_allocation *allocation);
 // A node's parameters from another's of the same type.

@@ -6,7 +6,8 @@
 #include "graph.h"
 #include "pool.h"
 
-// --- graph memory: the device's graph pool counts; an allocation has its address for ever and its memory while it is live
+// --- graph memory: the device's graph pool counts; an allocation has its address for ever and its memory while it is
+// live
 
 static CUresult make_live(struct sim_graph_allocation *allocation)
 {
@@ -30,7 +31,8 @@ static CUresult make_live(struct sim_graph_allocation *allocation)
 	range->owner = allocation;
 	pool->used_bytes = needed;
 	pool->used_high_bytes = needed > pool->used_high_bytes ? needed : pool->used_high_bytes;
-	pool->reserved_high_bytes = pool->reserved_bytes > pool->reserved_high_bytes ? pool->reserved_bytes : pool->reserved_high_bytes;
+	pool->reserved_high_bytes =
+		pool->reserved_bytes > pool->reserved_high_bytes ? pool->reserved_bytes : pool->reserved_high_bytes;
 	allocation->live = true;
 	allocation->references++;
 	return CUDA_SUCCESS;
@@ -151,13 +153,15 @@ static CUresult instantiate(CUgraphExec *out, CUgraph graph, uint64_t flags)
 	return CUDA_SUCCESS;
 }
 
-CUresult cuGraphInstantiate(CUgraphExec *phGraphExec, CUgraph hGraph, CUgraphNode *phErrorNode, char *logBuffer, size_t bufferSize)
+CUresult cuGraphInstantiate(
+	CUgraphExec *phGraphExec, CUgraph hGraph, CUgraphNode *phErrorNode, char *logBuffer, size_t bufferSize)
 {
 	(void)phErrorNode, (void)logBuffer, (void)bufferSize;
 	return instantiate(phGraphExec, hGraph, 0);
 }
 
-CUresult cuGraphInstantiate_v2(CUgraphExec *phGraphExec, CUgraph hGraph, CUgraphNode *phErrorNode, char *logBuffer, size_t bufferSize)
+CUresult cuGraphInstantiate_v2(
+	CUgraphExec *phGraphExec, CUgraph hGraph, CUgraphNode *phErrorNode, char *logBuffer, size_t bufferSize)
 {
 	(void)phErrorNode, (void)logBuffer, (void)bufferSize;
 	return instantiate(phGraphExec, hGraph, 0);
@@ -178,12 +182,14 @@ static CUresult instantiate_params(CUgraphExec *out, CUgraph graph, CUDA_GRAPH_I
 	return result;
 }
 
-CUresult cuGraphInstantiateWithParams(CUgraphExec *phGraphExec, CUgraph hGraph, CUDA_GRAPH_INSTANTIATE_PARAMS *instantiateParams)
+CUresult cuGraphInstantiateWithParams(
+	CUgraphExec *phGraphExec, CUgraph hGraph, CUDA_GRAPH_INSTANTIATE_PARAMS *instantiateParams)
 {
 	return instantiate_params(phGraphExec, hGraph, instantiateParams);
 }
 
-CUresult cuGraphInstantiateWithParams_ptsz(CUgraphExec *phGraphExec, CUgraph hGraph, CUDA_GRAPH_INSTANTIATE_PARAMS *instantiateParams)
+CUresult cuGraphInstantiateWithParams_ptsz(
+	CUgraphExec *phGraphExec, CUgraph hGraph, CUDA_GRAPH_INSTANTIATE_PARAMS *instantiateParams)
 {
 	return instantiate_params(phGraphExec, hGraph, instantiateParams);
 }
@@ -246,7 +252,8 @@ CUresult cuGraphExecUpdate_v2(CUgraphExec hGraphExec, CUgraph hGraph, CUgraphExe
 	return resultInfo->result == CU_GRAPH_EXEC_UPDATE_SUCCESS ? CUDA_SUCCESS : CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE;
 }
 
-CUresult cuGraphExecUpdate(CUgraphExec hGraphExec, CUgraph hGraph, CUgraphNode *hErrorNode_out, CUgraphExecUpdateResult *updateResult_out)
+CUresult cuGraphExecUpdate(
+	CUgraphExec hGraphExec, CUgraph hGraph, CUgraphNode *hErrorNode_out, CUgraphExecUpdateResult *updateResult_out)
 {
 	CUgraphExecUpdateResultInfo info = {0};
 	CUresult result = cuGraphExecUpdate_v2(hGraphExec, hGraph, &info);
@@ -265,14 +272,16 @@ static struct CUgraphNode_st *twin_of(struct CUgraphExec_st *exec, CUgraphNode o
 	return node;
 }
 
-CUresult cuGraphExecKernelNodeSetParams_v2(CUgraphExec hGraphExec, CUgraphNode hNode, const CUDA_KERNEL_NODE_PARAMS *nodeParams)
+CUresult cuGraphExecKernelNodeSetParams_v2(
+	CUgraphExec hGraphExec, CUgraphNode hNode, const CUDA_KERNEL_NODE_PARAMS *nodeParams)
 {
 	EXEC(hGraphExec);
 	struct CUgraphNode_st *node = twin_of(hGraphExec, hNode);
 	return node == NULL ? CUDA_ERROR_INVALID_VALUE : cuGraphKernelNodeSetParams_v2(node, nodeParams);
 }
 
-CUresult cuGraphExecKernelNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode, const CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams)
+CUresult cuGraphExecKernelNodeSetParams(
+	CUgraphExec hGraphExec, CUgraphNode hNode, const CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams)
 {
 	EXEC(hGraphExec);
 	struct CUgraphNode_st *node = twin_of(hGraphExec, hNode);
@@ -332,7 +341,8 @@ static void free_all(const struct CUgraph_st *graph)
 // Does one node's bytes now, tells how long the hardware takes for it.
 static uint64_t perform(struct CUgraphNode_st *node);
 
-// Does a graph's bytes; returns the length of its critical path. Nodes come after those that they depend on, as they were added.
+// Does a graph's bytes; returns the length of its critical path. Nodes come after those that they depend on, as they
+// were added.
 static uint64_t critical_path(const struct CUgraph_st *graph)
 {
 	uint64_t longest = 0;
@@ -356,7 +366,8 @@ static uint64_t perform(struct CUgraphNode_st *node)
 	case CU_GRAPH_NODE_TYPE_KERNEL: return node->launch.function->ns;
 	case CU_GRAPH_NODE_TYPE_MEMCPY: sim_copy_3d(&node->copy, &ns); return ns;
 	case CU_GRAPH_NODE_TYPE_MEMSET:
-		sim_fill(node->fill.dst, node->fill.pitch, node->fill.value, node->fill.elementSize, node->fill.width, node->fill.height, &ns);
+		sim_fill(node->fill.dst, node->fill.pitch, node->fill.value, node->fill.elementSize, node->fill.width,
+			node->fill.height, &ns);
 		return ns;
 	case CU_GRAPH_NODE_TYPE_GRAPH: return critical_path(node->child);
 	default: return 0;
@@ -366,7 +377,8 @@ static uint64_t perform(struct CUgraphNode_st *node)
 static bool has_host_part(const struct CUgraph_st *graph)
 {
 	for (const struct CUgraphNode_st *node = graph->first; node != NULL; node = node->next) {
-		if (node->type == CU_GRAPH_NODE_TYPE_HOST || node->type == CU_GRAPH_NODE_TYPE_EVENT_RECORD || node->type == CU_GRAPH_NODE_TYPE_WAIT_EVENT)
+		if (node->type == CU_GRAPH_NODE_TYPE_HOST || node->type == CU_GRAPH_NODE_TYPE_EVENT_RECORD
+			|| node->type == CU_GRAPH_NODE_TYPE_WAIT_EVENT)
 			return true;
 		if (node->type == CU_GRAPH_NODE_TYPE_GRAPH && has_host_part(node->child))
 			return true;

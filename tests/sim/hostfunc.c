@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the host does in the order of a stream: host functions, callbacks, writing values, waiting for values. Owns: the one helper
-// thread, started when there is such work and ended when there has been none for a while.
+// What the host does in the order of a stream: host functions, callbacks, writing values, waiting for values. Owns: the
+// one helper thread, started when there is such work and ended when there has been none for a while.
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -22,7 +22,8 @@ static pid_t helper_pid; // of the process that has a helper
 
 static bool value_arrived(const struct sim_host_task *task)
 {
-	uint64_t value = task->width == 4 ? *(volatile uint32_t *)(uintptr_t)task->address : *(volatile uint64_t *)(uintptr_t)task->address;
+	uint64_t value = task->width == 4 ? *(volatile uint32_t *)(uintptr_t)task->address
+		: *(volatile uint64_t *)(uintptr_t)task->address;
 	uint64_t mask = task->width == 4 ? UINT32_MAX : UINT64_MAX;
 	switch (task->flags & 3u) {
 	case CU_STREAM_WAIT_VALUE_GEQ:
@@ -135,7 +136,8 @@ CUresult sim_host_submit(struct CUstream_st *stream, const struct sim_host_task 
 		pthread_mutex_lock(&list_lock);
 		sim_lock();
 		sim_timeline_advance(context->gpu, sim_now_ns());
-		work->command = sim_timeline_submit(context->queue, stream->queue, task->poll ? SIM_POLL : SIM_HOST, 0, 0, 0, &work->sequence);
+		work->command = sim_timeline_submit(
+			context->queue, stream->queue, task->poll ? SIM_POLL : SIM_HOST, 0, 0, 0, &work->sequence);
 		sim_unlock();
 		if (work->command >= 0) {
 			struct host_work **link = &list;
@@ -176,7 +178,8 @@ static CUresult submit(CUstream handle, struct sim_host_task task)
 
 CUresult cuLaunchHostFunc(CUstream hStream, CUhostFn fn, void *userData)
 {
-	return fn == NULL ? CUDA_ERROR_INVALID_VALUE : submit(hStream, (struct sim_host_task){.function = fn, .data = userData});
+	return fn == NULL ? CUDA_ERROR_INVALID_VALUE
+		: submit(hStream, (struct sim_host_task){.function = fn, .data = userData});
 }
 
 CUresult cuLaunchHostFunc_ptsz(CUstream hStream, CUhostFn fn, void *userData)
@@ -202,19 +205,44 @@ static CUresult value_op(CUstream stream, uint64_t address, uint64_t value, int 
 		return CUDA_ERROR_INVALID_VALUE;
 	if (!sim_accessible(address, (unsigned)width))
 		return CUDA_ERROR_INVALID_VALUE;
-	return submit(stream, (struct sim_host_task){.poll = wait, .address = address, .value = value, .width = width, .flags = flags});
+	return submit(stream,
+		(struct sim_host_task){.poll = wait, .address = address, .value = value, .width = width, .flags = flags});
 }
 
 // Two generations of the same four functions, each with its per-thread form.
 #define VALUE_OPS(suffix) \
-	CUresult cuStreamWriteValue32##suffix(CUstream s, CUdeviceptr a, cuuint32_t v, unsigned f) { return value_op(s, a, v, 4, f, false); } \
-	CUresult cuStreamWriteValue32##suffix##_ptsz(CUstream s, CUdeviceptr a, cuuint32_t v, unsigned f) { return value_op(THREADED(s), a, v, 4, f, false); } \
-	CUresult cuStreamWriteValue64##suffix(CUstream s, CUdeviceptr a, cuuint64_t v, unsigned f) { return value_op(s, a, v, 8, f, false); } \
-	CUresult cuStreamWriteValue64##suffix##_ptsz(CUstream s, CUdeviceptr a, cuuint64_t v, unsigned f) { return value_op(THREADED(s), a, v, 8, f, false); } \
-	CUresult cuStreamWaitValue32##suffix(CUstream s, CUdeviceptr a, cuuint32_t v, unsigned f) { return value_op(s, a, v, 4, f, true); } \
-	CUresult cuStreamWaitValue32##suffix##_ptsz(CUstream s, CUdeviceptr a, cuuint32_t v, unsigned f) { return value_op(THREADED(s), a, v, 4, f, true); } \
-	CUresult cuStreamWaitValue64##suffix(CUstream s, CUdeviceptr a, cuuint64_t v, unsigned f) { return value_op(s, a, v, 8, f, true); } \
-	CUresult cuStreamWaitValue64##suffix##_ptsz(CUstream s, CUdeviceptr a, cuuint64_t v, unsigned f) { return value_op(THREADED(s), a, v, 8, f, true); }
+	CUresult cuStreamWriteValue32##suffix(CUstream s, CUdeviceptr a, cuuint32_t v, unsigned f) \
+	{ \
+		return value_op(s, a, v, 4, f, false); \
+	} \
+	CUresult cuStreamWriteValue32##suffix##_ptsz(CUstream s, CUdeviceptr a, cuuint32_t v, unsigned f) \
+	{ \
+		return value_op(THREADED(s), a, v, 4, f, false); \
+	} \
+	CUresult cuStreamWriteValue64##suffix(CUstream s, CUdeviceptr a, cuuint64_t v, unsigned f) \
+	{ \
+		return value_op(s, a, v, 8, f, false); \
+	} \
+	CUresult cuStreamWriteValue64##suffix##_ptsz(CUstream s, CUdeviceptr a, cuuint64_t v, unsigned f) \
+	{ \
+		return value_op(THREADED(s), a, v, 8, f, false); \
+	} \
+	CUresult cuStreamWaitValue32##suffix(CUstream s, CUdeviceptr a, cuuint32_t v, unsigned f) \
+	{ \
+		return value_op(s, a, v, 4, f, true); \
+	} \
+	CUresult cuStreamWaitValue32##suffix##_ptsz(CUstream s, CUdeviceptr a, cuuint32_t v, unsigned f) \
+	{ \
+		return value_op(THREADED(s), a, v, 4, f, true); \
+	} \
+	CUresult cuStreamWaitValue64##suffix(CUstream s, CUdeviceptr a, cuuint64_t v, unsigned f) \
+	{ \
+		return value_op(s, a, v, 8, f, true); \
+	} \
+	CUresult cuStreamWaitValue64##suffix##_ptsz(CUstream s, CUdeviceptr a, cuuint64_t v, unsigned f) \
+	{ \
+		return value_op(THREADED(s), a, v, 8, f, true); \
+	}
 VALUE_OPS()
 VALUE_OPS(_v2)
 
@@ -227,10 +255,19 @@ static CUresult batch(CUstream stream, unsigned count, const CUstreamBatchMemOpP
 		const CUstreamBatchMemOpParams *one = &list_of[i];
 		CUresult result;
 		switch ((int)one->operation) {
-		case CU_STREAM_MEM_OP_WAIT_VALUE_32: result = value_op(stream, one->waitValue.address, one->waitValue.value, 4, one->waitValue.flags, true); break;
-		case CU_STREAM_MEM_OP_WAIT_VALUE_64: result = value_op(stream, one->waitValue.address, one->waitValue.value64, 8, one->waitValue.flags, true); break;
-		case CU_STREAM_MEM_OP_WRITE_VALUE_32: result = value_op(stream, one->writeValue.address, one->writeValue.value, 4, one->writeValue.flags, false); break;
-		case CU_STREAM_MEM_OP_WRITE_VALUE_64: result = value_op(stream, one->writeValue.address, one->writeValue.value64, 8, one->writeValue.flags, false); break;
+		case CU_STREAM_MEM_OP_WAIT_VALUE_32:
+			result = value_op(stream, one->waitValue.address, one->waitValue.value, 4, one->waitValue.flags, true);
+			break;
+		case CU_STREAM_MEM_OP_WAIT_VALUE_64:
+			result = value_op(stream, one->waitValue.address, one->waitValue.value64, 8, one->waitValue.flags, true);
+			break;
+		case CU_STREAM_MEM_OP_WRITE_VALUE_32:
+			result = value_op(stream, one->writeValue.address, one->writeValue.value, 4, one->writeValue.flags, false);
+			break;
+		case CU_STREAM_MEM_OP_WRITE_VALUE_64:
+			result =
+				value_op(stream, one->writeValue.address, one->writeValue.value64, 8, one->writeValue.flags, false);
+			break;
 		case CU_STREAM_MEM_OP_BARRIER:
 		case CU_STREAM_MEM_OP_FLUSH_REMOTE_WRITES: result = CUDA_SUCCESS; break;
 		default: result = CUDA_ERROR_INVALID_VALUE;

@@ -62,8 +62,9 @@ bool sim_alloc_fault(void)
 	return every > 0 && ++count % every == 0;
 }
 
-// The GPUs whose device file this process may open: all of them, unless SOFTMIG_SIM_DEVICES is the path of the files without their
-// number ("/dev/nvidia") and a device cgroup or the file's mode forbids some. Like the driver, which then counts the others from 0.
+// The GPUs whose device file this process may open: all of them, unless SOFTMIG_SIM_DEVICES is the path of the files
+// without their number ("/dev/nvidia") and a device cgroup or the file's mode forbids some. Like the driver, which then
+// counts the others from 0.
 static int permitted[SIM_GPUS], permitted_count;
 
 static void find_permitted(void)
@@ -186,16 +187,25 @@ static const struct {
 	int code;
 	const char *name, *text;
 } errors[] = {
-	ERROR(CUDA_SUCCESS, "no error"), ERROR(CUDA_ERROR_INVALID_VALUE, "invalid argument"),
-	ERROR(CUDA_ERROR_OUT_OF_MEMORY, "out of memory"), ERROR(CUDA_ERROR_NOT_INITIALIZED, "initialization error"),
-	ERROR(CUDA_ERROR_DEINITIALIZED, "driver shutting down"), ERROR(CUDA_ERROR_NO_DEVICE, "no CUDA-capable device is detected"),
-	ERROR(CUDA_ERROR_INVALID_DEVICE, "invalid device ordinal"), ERROR(CUDA_ERROR_INVALID_IMAGE, "device kernel image is invalid"),
-	ERROR(CUDA_ERROR_INVALID_CONTEXT, "invalid device context"), ERROR(CUDA_ERROR_MAP_FAILED, "mapping of buffer object failed"),
-	ERROR(CUDA_ERROR_UNMAP_FAILED, "unmapping of buffer object failed"), ERROR(CUDA_ERROR_UNSUPPORTED_LIMIT, "limit is not supported on this architecture"),
+	ERROR(CUDA_SUCCESS, "no error"),
+	ERROR(CUDA_ERROR_INVALID_VALUE, "invalid argument"),
+	ERROR(CUDA_ERROR_OUT_OF_MEMORY, "out of memory"),
+	ERROR(CUDA_ERROR_NOT_INITIALIZED, "initialization error"),
+	ERROR(CUDA_ERROR_DEINITIALIZED, "driver shutting down"),
+	ERROR(CUDA_ERROR_NO_DEVICE, "no CUDA-capable device is detected"),
+	ERROR(CUDA_ERROR_INVALID_DEVICE, "invalid device ordinal"),
+	ERROR(CUDA_ERROR_INVALID_IMAGE, "device kernel image is invalid"),
+	ERROR(CUDA_ERROR_INVALID_CONTEXT, "invalid device context"),
+	ERROR(CUDA_ERROR_MAP_FAILED, "mapping of buffer object failed"),
+	ERROR(CUDA_ERROR_UNMAP_FAILED, "unmapping of buffer object failed"),
+	ERROR(CUDA_ERROR_UNSUPPORTED_LIMIT, "limit is not supported on this architecture"),
 	ERROR(CUDA_ERROR_PEER_ACCESS_UNSUPPORTED, "peer access is not supported between these two devices"),
-	ERROR(CUDA_ERROR_FILE_NOT_FOUND, "file not found"), ERROR(CUDA_ERROR_OPERATING_SYSTEM, "OS call failed or operation not supported on this OS"),
-	ERROR(CUDA_ERROR_INVALID_HANDLE, "invalid resource handle"), ERROR(CUDA_ERROR_ILLEGAL_STATE, "the operation cannot be performed in the present state"),
-	ERROR(CUDA_ERROR_NOT_FOUND, "named symbol not found"), ERROR(CUDA_ERROR_NOT_READY, "device not ready"),
+	ERROR(CUDA_ERROR_FILE_NOT_FOUND, "file not found"),
+	ERROR(CUDA_ERROR_OPERATING_SYSTEM, "OS call failed or operation not supported on this OS"),
+	ERROR(CUDA_ERROR_INVALID_HANDLE, "invalid resource handle"),
+	ERROR(CUDA_ERROR_ILLEGAL_STATE, "the operation cannot be performed in the present state"),
+	ERROR(CUDA_ERROR_NOT_FOUND, "named symbol not found"),
+	ERROR(CUDA_ERROR_NOT_READY, "device not ready"),
 	ERROR(CUDA_ERROR_ILLEGAL_ADDRESS, "an illegal memory access was encountered"),
 	ERROR(CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES, "too many resources requested for launch"),
 	ERROR(CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED, "peer access is already enabled"),
@@ -206,17 +216,21 @@ static const struct {
 	ERROR(CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED, "pointer does not correspond to a registered memory region"),
 	ERROR(CUDA_ERROR_LAUNCH_FAILED, "unspecified launch failure"),
 	ERROR(CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE, "too many blocks in cooperative launch"),
-	ERROR(CUDA_ERROR_NOT_PERMITTED, "operation not permitted"), ERROR(CUDA_ERROR_NOT_SUPPORTED, "operation not supported"),
+	ERROR(CUDA_ERROR_NOT_PERMITTED, "operation not permitted"),
+	ERROR(CUDA_ERROR_NOT_SUPPORTED, "operation not supported"),
 	ERROR(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "operation not permitted when stream is capturing"),
 	ERROR(CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, "operation failed due to a previous error during capture"),
 	ERROR(CUDA_ERROR_STREAM_CAPTURE_MERGE, "operation would result in a merge of separate capture sequences"),
 	ERROR(CUDA_ERROR_STREAM_CAPTURE_UNMATCHED, "capture was not ended in the same stream as it began"),
 	ERROR(CUDA_ERROR_STREAM_CAPTURE_UNJOINED, "capturing stream has unjoined work"),
 	ERROR(CUDA_ERROR_STREAM_CAPTURE_ISOLATION, "dependency created on uncaptured work in another stream"),
-	ERROR(CUDA_ERROR_STREAM_CAPTURE_IMPLICIT, "operation would make the legacy stream depend on a capturing blocking stream"),
+	ERROR(CUDA_ERROR_STREAM_CAPTURE_IMPLICIT,
+		"operation would make the legacy stream depend on a capturing blocking stream"),
 	ERROR(CUDA_ERROR_CAPTURED_EVENT, "operation not permitted on an event last recorded in a capturing stream"),
-	ERROR(CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD, "attempt to terminate a thread-local capture sequence from another thread"),
-	ERROR(CUDA_ERROR_TIMEOUT, "wait operation timed out"), ERROR(CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE, "the graph update was not performed"),
+	ERROR(CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD,
+		"attempt to terminate a thread-local capture sequence from another thread"),
+	ERROR(CUDA_ERROR_TIMEOUT, "wait operation timed out"),
+	ERROR(CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE, "the graph update was not performed"),
 	ERROR(CUDA_ERROR_UNKNOWN, "unknown error"),
 };
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Memory of another process: IPC handles, and the files that stand for shareable objects. Charged once, with the exporter; where
-// the exporter goes first, with the next holder.
+// Memory of another process: IPC handles, and the files that stand for shareable objects. Charged once, with the
+// exporter; where the exporter goes first, with the next holder.
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,7 +13,8 @@
 int sim_share_file(const char *kind, uint64_t id, int gpu, uint64_t bytes)
 {
 	char name[96];
-	snprintf(name, sizeof(name), "softmig-sim-%s-%llu-%d-%llu", kind, (unsigned long long)id, gpu, (unsigned long long)bytes);
+	snprintf(name, sizeof(name), "softmig-sim-%s-%llu-%d-%llu", kind, (unsigned long long)id, gpu,
+		(unsigned long long)bytes);
 	int fd = memfd_create(name, MFD_CLOEXEC);
 	if (fd >= 0 && bytes > 0 && ftruncate(fd, (off_t)bytes) != 0) {
 		close(fd);
@@ -50,8 +51,10 @@ struct sim_range *sim_share_map(int pid, int fd, uint64_t offset, uint64_t bytes
 	uint64_t from = offset / 4096 * 4096, length = sim_round_up(offset + bytes, 4096) - from;
 	uint64_t address = own >= 0 ? sim_backing_reserve(length, SIM_GRANULE, 0) : 0;
 	struct sim_range *range = NULL;
-	if (address != 0 && mmap((void *)(uintptr_t)address, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, own,
-			(off_t)from) != MAP_FAILED)
+	if (address != 0
+		&& mmap((void *)(uintptr_t)address, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, own,
+			   (off_t)from)
+			!= MAP_FAILED)
 		range = sim_range_add(address + (offset - from), bytes, SIM_RANGE_IPC);
 	if (range != NULL)
 		range->backing = (struct sim_backing){.address = address, .bytes = length, .fd = -1};
@@ -88,7 +91,8 @@ CUresult cuIpcGetMemHandle(CUipcMemHandle *pHandle, CUdeviceptr dptr)
 		result = CUDA_SUCCESS;
 	} else if (range != NULL && range->kind == SIM_RANGE_DEVICE) {
 		if (range->shared_block < 0)
-			range->shared_block = sim_shared_create(range->context->gpu, range->charged_bytes, range->backing.fd, range->backing.offset);
+			range->shared_block =
+				sim_shared_create(range->context->gpu, range->charged_bytes, range->backing.fd, range->backing.offset);
 		if (range->shared_block >= 0) {
 			handle.fd = range->backing.fd;
 			handle.offset = range->backing.offset;
@@ -116,7 +120,8 @@ struct wanted {
 static void find_open(struct sim_range *range, void *argument)
 {
 	struct wanted *wanted = argument;
-	if (range->kind == SIM_RANGE_IPC && range->shared_block >= 0 && sim_state->block[range->shared_block].id == wanted->block)
+	if (range->kind == SIM_RANGE_IPC && range->shared_block >= 0
+		&& sim_state->block[range->shared_block].id == wanted->block)
 		wanted->found = range;
 }
 

@@ -66,7 +66,8 @@ static CUresult launch_on(CUstream handle, CUfunction function, struct sim_launc
 		return result;
 	if (sim_capturing(stream))
 		return sim_capture_kernel(stream, launch);
-	result = sim_context_need(stream->context, launch->function->local_bytes, launch->function->heap, launch->function->printf_buffer);
+	result = sim_context_need(
+		stream->context, launch->function->local_bytes, launch->function->heap, launch->function->printf_buffer);
 	if (result != CUDA_SUCCESS)
 		return result;
 	result = sim_stream_submit(stream, SIM_KERNEL, launch->function->ns, sim_launch_width(launch));
@@ -75,38 +76,39 @@ static CUresult launch_on(CUstream handle, CUfunction function, struct sim_launc
 	return result;
 }
 
-static CUresult launch_kernel(CUstream stream, CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
-	unsigned shared_bytes, bool cooperative)
+static CUresult launch_kernel(CUstream stream, CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx,
+	unsigned by, unsigned bz, unsigned shared_bytes, bool cooperative)
 {
-	struct sim_launch launch = {.grid = {gx, gy, gz}, .block = {bx, by, bz}, .shared_bytes = shared_bytes, .cooperative = cooperative};
+	struct sim_launch launch = {
+		.grid = {gx, gy, gz}, .block = {bx, by, bz}, .shared_bytes = shared_bytes, .cooperative = cooperative};
 	return launch_on(stream, f, &launch, NULL);
 }
 
 #define THREADED(stream) ((stream) != NULL ? (stream) : CU_STREAM_PER_THREAD)
 
-CUresult cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
-	CUstream hStream, void **kernelParams, void **extra)
+CUresult cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+	unsigned shared, CUstream hStream, void **kernelParams, void **extra)
 {
 	(void)kernelParams, (void)extra;
 	return launch_kernel(hStream, f, gx, gy, gz, bx, by, bz, shared, false);
 }
 
-CUresult cuLaunchKernel_ptsz(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
-	CUstream hStream, void **kernelParams, void **extra)
+CUresult cuLaunchKernel_ptsz(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+	unsigned shared, CUstream hStream, void **kernelParams, void **extra)
 {
 	(void)kernelParams, (void)extra;
 	return launch_kernel(THREADED(hStream), f, gx, gy, gz, bx, by, bz, shared, false);
 }
 
-CUresult cuLaunchCooperativeKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
-	CUstream hStream, void **kernelParams)
+CUresult cuLaunchCooperativeKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
+	unsigned bz, unsigned shared, CUstream hStream, void **kernelParams)
 {
 	(void)kernelParams;
 	return launch_kernel(hStream, f, gx, gy, gz, bx, by, bz, shared, true);
 }
 
-CUresult cuLaunchCooperativeKernel_ptsz(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
-	unsigned shared, CUstream hStream, void **kernelParams)
+CUresult cuLaunchCooperativeKernel_ptsz(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
+	unsigned bz, unsigned shared, CUstream hStream, void **kernelParams)
 {
 	(void)kernelParams;
 	return launch_kernel(THREADED(hStream), f, gx, gy, gz, bx, by, bz, shared, true);
@@ -122,8 +124,8 @@ CUresult cuLaunchCooperativeKernelMultiDevice(CUDA_LAUNCH_PARAMS *list, unsigned
 			return CUDA_ERROR_INVALID_VALUE;
 	for (unsigned i = 0; i < numDevices; i++) {
 		const CUDA_LAUNCH_PARAMS *one = &list[i];
-		CUresult result = launch_kernel(one->hStream, one->function, one->gridDimX, one->gridDimY, one->gridDimZ, one->blockDimX,
-			one->blockDimY, one->blockDimZ, one->sharedMemBytes, true);
+		CUresult result = launch_kernel(one->hStream, one->function, one->gridDimX, one->gridDimY, one->gridDimZ,
+			one->blockDimX, one->blockDimY, one->blockDimZ, one->sharedMemBytes, true);
 		if (result != CUDA_SUCCESS)
 			return result;
 	}
@@ -182,8 +184,8 @@ CUresult cuLaunchGridAsync(CUfunction f, int grid_width, int grid_height, CUstre
 	FUNCTION(f);
 	if (grid_width <= 0 || grid_height <= 0)
 		return CUDA_ERROR_INVALID_VALUE;
-	return launch_kernel(hStream, f, (unsigned)grid_width, (unsigned)grid_height, 1, (unsigned)f->block[0], (unsigned)f->block[1],
-		(unsigned)f->block[2], 0, false);
+	return launch_kernel(hStream, f, (unsigned)grid_width, (unsigned)grid_height, 1, (unsigned)f->block[0],
+		(unsigned)f->block[1], (unsigned)f->block[2], 0, false);
 }
 
 CUresult cuLaunchGrid(CUfunction f, int grid_width, int grid_height)
@@ -315,7 +317,8 @@ CUresult cuKernelGetAttribute(int *pi, CUfunction_attribute attrib, CUkernel ker
 	return CUDA_SUCCESS;
 }
 
-CUresult cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *numBlocks, CUfunction func, int blockSize, size_t dynamicSMemSize, unsigned flags)
+CUresult cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
+	int *numBlocks, CUfunction func, int blockSize, size_t dynamicSMemSize, unsigned flags)
 {
 	SIM_READY();
 	(void)dynamicSMemSize, (void)flags;
@@ -326,13 +329,14 @@ CUresult cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *numBlocks, CU
 	return CUDA_SUCCESS;
 }
 
-CUresult cuOccupancyMaxActiveBlocksPerMultiprocessor(int *numBlocks, CUfunction func, int blockSize, size_t dynamicSMemSize)
+CUresult cuOccupancyMaxActiveBlocksPerMultiprocessor(
+	int *numBlocks, CUfunction func, int blockSize, size_t dynamicSMemSize)
 {
 	return cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(numBlocks, func, blockSize, dynamicSMemSize, 0);
 }
 
-CUresult cuOccupancyMaxPotentialBlockSizeWithFlags(int *minGridSize, int *blockSize, CUfunction func, CUoccupancyB2DSize sharedOf,
-	size_t dynamicSMemSize, int blockSizeLimit, unsigned int flags)
+CUresult cuOccupancyMaxPotentialBlockSizeWithFlags(int *minGridSize, int *blockSize, CUfunction func,
+	CUoccupancyB2DSize sharedOf, size_t dynamicSMemSize, int blockSizeLimit, unsigned int flags)
 {
 	SIM_CURRENT(context);
 	(void)sharedOf, (void)dynamicSMemSize, (void)flags;
@@ -344,8 +348,9 @@ CUresult cuOccupancyMaxPotentialBlockSizeWithFlags(int *minGridSize, int *blockS
 	return CUDA_SUCCESS;
 }
 
-CUresult cuOccupancyMaxPotentialBlockSize(int *minGridSize, int *blockSize, CUfunction func, CUoccupancyB2DSize sharedOf, size_t dynamicSMemSize,
-	int blockSizeLimit)
+CUresult cuOccupancyMaxPotentialBlockSize(int *minGridSize, int *blockSize, CUfunction func,
+	CUoccupancyB2DSize sharedOf, size_t dynamicSMemSize, int blockSizeLimit)
 {
-	return cuOccupancyMaxPotentialBlockSizeWithFlags(minGridSize, blockSize, func, sharedOf, dynamicSMemSize, blockSizeLimit, 0);
+	return cuOccupancyMaxPotentialBlockSizeWithFlags(
+		minGridSize, blockSize, func, sharedOf, dynamicSMemSize, blockSizeLimit, 0);
 }

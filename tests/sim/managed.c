@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Managed memory: pages come to the GPU when it uses them or when they are prefetched, and may be more than it has. They are in use
-// on the GPU, but in no process's figure (docs/driver-facts.md).
+// Managed memory: pages come to the GPU when it uses them or when they are prefetched, and may be more than it has.
+// They are in use on the GPU, but in no process's figure (docs/driver-facts.md).
 #include <string.h>
 
 #include "sim.h"
@@ -38,7 +38,8 @@ static CUresult prefetch(CUdeviceptr address, size_t bytes, int device, CUstream
 		return CUDA_ERROR_INVALID_DEVICE;
 	sim_enter();
 	struct sim_range *range = sim_range_find(address);
-	bool managed = range != NULL && range->kind == SIM_RANGE_MANAGED && bytes > 0 && bytes <= range->bytes - (address - range->base);
+	bool managed = range != NULL && range->kind == SIM_RANGE_MANAGED && bytes > 0
+		&& bytes <= range->bytes - (address - range->base);
 	if (managed && device >= 0) {
 		sim_managed_touch(range, address - range->base + bytes);
 	} else if (managed) { // to the host: the GPU's pages are given back
@@ -67,14 +68,17 @@ static int location_device(CUmemLocation location)
 	return location.type == CU_MEM_LOCATION_TYPE_DEVICE ? location.id : -1;
 }
 
-CUresult cuMemPrefetchAsync_v2(CUdeviceptr devPtr, size_t count, CUmemLocation location, unsigned int flags, CUstream hStream)
+CUresult cuMemPrefetchAsync_v2(
+	CUdeviceptr devPtr, size_t count, CUmemLocation location, unsigned int flags, CUstream hStream)
 {
 	return flags != 0 ? CUDA_ERROR_INVALID_VALUE : prefetch(devPtr, count, location_device(location), hStream);
 }
 
-CUresult cuMemPrefetchAsync_v2_ptsz(CUdeviceptr devPtr, size_t count, CUmemLocation location, unsigned int flags, CUstream hStream)
+CUresult cuMemPrefetchAsync_v2_ptsz(
+	CUdeviceptr devPtr, size_t count, CUmemLocation location, unsigned int flags, CUstream hStream)
 {
-	return flags != 0 ? CUDA_ERROR_INVALID_VALUE : prefetch(devPtr, count, location_device(location), THREADED(hStream));
+	return flags != 0 ? CUDA_ERROR_INVALID_VALUE
+		: prefetch(devPtr, count, location_device(location), THREADED(hStream));
 }
 
 static CUresult advise(CUdeviceptr address, size_t bytes)
@@ -82,7 +86,8 @@ static CUresult advise(CUdeviceptr address, size_t bytes)
 	SIM_READY();
 	sim_enter();
 	const struct sim_range *range = sim_range_find(address);
-	bool managed = range != NULL && range->kind == SIM_RANGE_MANAGED && bytes > 0 && bytes <= range->bytes - (address - range->base);
+	bool managed = range != NULL && range->kind == SIM_RANGE_MANAGED && bytes > 0
+		&& bytes <= range->bytes - (address - range->base);
 	sim_leave();
 	return managed ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Plain allocations: whole granules for what is large, shared 2 MiB blocks for what is small, and the truth about what is free.
+// Plain allocations: whole granules for what is large, shared 2 MiB blocks for what is small, and the truth about what
+// is free.
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -43,7 +44,8 @@ static unsigned place(const struct sim_small_block *block, unsigned units)
 	return SMALL_UNITS;
 }
 
-CUresult sim_small_alloc(struct CUctx_st *context, struct sim_small_block **list, uint64_t bytes, struct sim_small_block **in, uint64_t *address)
+CUresult sim_small_alloc(struct CUctx_st *context, struct sim_small_block **list, uint64_t bytes,
+	struct sim_small_block **in, uint64_t *address)
 {
 	unsigned units = (unsigned)(sim_round_up(bytes, SMALL_UNIT) / SMALL_UNIT);
 	struct sim_small_block *block;
@@ -73,7 +75,8 @@ CUresult sim_small_alloc(struct CUctx_st *context, struct sim_small_block **list
 	return CUDA_SUCCESS;
 }
 
-void sim_small_free(struct CUctx_st *context, struct sim_small_block **list, struct sim_small_block *block, uint64_t address, uint64_t bytes)
+void sim_small_free(struct CUctx_st *context, struct sim_small_block **list, struct sim_small_block *block,
+	uint64_t address, uint64_t bytes)
 {
 	unsigned units = (unsigned)(sim_round_up(bytes, SMALL_UNIT) / SMALL_UNIT);
 	flip(block, (unsigned)((address - block->backing.address) / SMALL_UNIT), units);
@@ -186,7 +189,8 @@ CUresult cuMemAlloc_v2(CUdeviceptr *dptr, size_t bytesize)
 	return allocate(context, bytesize, dptr);
 }
 
-CUresult cuMemAllocPitch_v2(CUdeviceptr *dptr, size_t *pPitch, size_t WidthInBytes, size_t Height, unsigned int ElementSizeBytes)
+CUresult cuMemAllocPitch_v2(
+	CUdeviceptr *dptr, size_t *pPitch, size_t WidthInBytes, size_t Height, unsigned int ElementSizeBytes)
 {
 	SIM_CURRENT(context);
 	if (dptr == NULL || pPitch == NULL || WidthInBytes == 0 || Height == 0)
@@ -268,14 +272,16 @@ CUresult cuMemGetInfo(unsigned int *free, unsigned int *total)
 CUresult cuMemAllocManaged(CUdeviceptr *dptr, size_t bytesize, unsigned int flags)
 {
 	SIM_CURRENT(context);
-	if (dptr == NULL || bytesize == 0 || (flags != CU_MEM_ATTACH_GLOBAL && flags != CU_MEM_ATTACH_HOST && flags != CU_MEM_ATTACH_SINGLE))
+	if (dptr == NULL || bytesize == 0
+		|| (flags != CU_MEM_ATTACH_GLOBAL && flags != CU_MEM_ATTACH_HOST && flags != CU_MEM_ATTACH_SINGLE))
 		return CUDA_ERROR_INVALID_VALUE;
 	CUresult result = sim_capture_forbid(context);
 	if (result != CUDA_SUCCESS)
 		return result;
 	if (sim_alloc_fault())
 		return CUDA_ERROR_OUT_OF_MEMORY;
-	// Managed memory may exceed the GPU: it has pages there only once they are used, so nothing is charged here (see managed.c).
+	// Managed memory may exceed the GPU: it has pages there only once they are used, so nothing is charged here (see
+	// managed.c).
 	sim_enter();
 	struct sim_backing backing;
 	uint64_t whole = sim_round_up(bytesize, SIM_GRANULE);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Modules, libraries, functions. A kernel's name says what it does: "spin_250us" lasts that long, "..._local4096" needs that much
-// local memory per thread, one with "malloc" or "printf" in its name the heap or the buffer, "missing..." does not exist. Any image is accepted; what it weighs is a word "code=3M" in its text.
+// Modules, libraries, functions. A kernel's name says what it does: "spin_250us" lasts that long, "..._local4096" needs
+// that much local memory per thread, one with "malloc" or "printf" in its name the heap or the buffer, "missing..."
+// does not exist. Any image is accepted; what it weighs is a word "code=3M" in its text.
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -136,7 +137,8 @@ void sim_module_drop_context(struct CUctx_st *context)
 	}
 }
 
-CUresult cuModuleLoadDataEx(CUmodule *module, const void *image, unsigned int numOptions, CUjit_option *options, void **optionValues)
+CUresult cuModuleLoadDataEx(
+	CUmodule *module, const void *image, unsigned int numOptions, CUjit_option *options, void **optionValues)
 {
 	SIM_CURRENT(context);
 	(void)numOptions, (void)options, (void)optionValues;
@@ -275,11 +277,13 @@ CUresult cuModuleGetLoadingMode(CUmoduleLoadingMode *mode)
 
 // --- libraries: modules that are loaded into a context when they are first used there
 
-CUresult cuLibraryLoadData(CUlibrary *library, const void *code, CUjit_option *jitOptions, void **jitOptionsValues, unsigned int numJitOptions,
-	CUlibraryOption *libraryOptions, void **libraryOptionValues, unsigned int numLibraryOptions)
+CUresult cuLibraryLoadData(CUlibrary *library, const void *code, CUjit_option *jitOptions, void **jitOptionsValues,
+	unsigned int numJitOptions, CUlibraryOption *libraryOptions, void **libraryOptionValues,
+	unsigned int numLibraryOptions)
 {
 	SIM_READY();
-	(void)jitOptions, (void)jitOptionsValues, (void)numJitOptions, (void)libraryOptions, (void)libraryOptionValues, (void)numLibraryOptions;
+	(void)jitOptions, (void)jitOptionsValues, (void)numJitOptions, (void)libraryOptions, (void)libraryOptionValues,
+		(void)numLibraryOptions;
 	if (library == NULL || code == NULL)
 		return CUDA_ERROR_INVALID_VALUE;
 	struct CUlib_st *its = calloc(1, sizeof(*its));
@@ -295,8 +299,9 @@ CUresult cuLibraryLoadData(CUlibrary *library, const void *code, CUjit_option *j
 	return CUDA_SUCCESS;
 }
 
-CUresult cuLibraryLoadFromFile(CUlibrary *library, const char *fileName, CUjit_option *jitOptions, void **jitOptionsValues,
-	unsigned int numJitOptions, CUlibraryOption *libraryOptions, void **libraryOptionValues, unsigned int numLibraryOptions)
+CUresult cuLibraryLoadFromFile(CUlibrary *library, const char *fileName, CUjit_option *jitOptions,
+	void **jitOptionsValues, unsigned int numJitOptions, CUlibraryOption *libraryOptions, void **libraryOptionValues,
+	unsigned int numLibraryOptions)
 {
 	SIM_READY();
 	if (fileName == NULL)
@@ -304,7 +309,8 @@ CUresult cuLibraryLoadFromFile(CUlibrary *library, const char *fileName, CUjit_o
 	const char *image = read_image(fileName);
 	if (image == NULL)
 		return CUDA_ERROR_FILE_NOT_FOUND;
-	return cuLibraryLoadData(library, image, jitOptions, jitOptionsValues, numJitOptions, libraryOptions, libraryOptionValues, numLibraryOptions);
+	return cuLibraryLoadData(library, image, jitOptions, jitOptionsValues, numJitOptions, libraryOptions,
+		libraryOptionValues, numLibraryOptions);
 }
 
 CUresult cuLibraryUnload(CUlibrary library)

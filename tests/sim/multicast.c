@@ -12,7 +12,8 @@ static bool supported(int ordinal)
 
 static CUresult check(const CUmulticastObjectProp *prop)
 {
-	if (prop == NULL || prop->numDevices == 0 || prop->flags != 0 || (prop->handleTypes & ~(unsigned long long)CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) != 0)
+	if (prop == NULL || prop->numDevices == 0 || prop->flags != 0
+		|| (prop->handleTypes & ~(unsigned long long)CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) != 0)
 		return CUDA_ERROR_INVALID_VALUE;
 	for (int ordinal = 0; ordinal < sim_device_count; ordinal++)
 		if (!supported(ordinal))
@@ -20,7 +21,8 @@ static CUresult check(const CUmulticastObjectProp *prop)
 	return (int)prop->numDevices <= sim_device_count ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
 
-CUresult cuMulticastGetGranularity(size_t *granularity, const CUmulticastObjectProp *prop, CUmulticastGranularity_flags option)
+CUresult cuMulticastGetGranularity(
+	size_t *granularity, const CUmulticastObjectProp *prop, CUmulticastGranularity_flags option)
 {
 	SIM_READY();
 	CUresult result = check(prop);
@@ -69,20 +71,23 @@ CUresult cuMulticastAddDevice(CUmemGenericAllocationHandle mcHandle, CUdevice de
 	return result;
 }
 
-static CUresult bind(CUmemGenericAllocationHandle value, uint64_t offset, struct sim_vmm *memory, uint64_t memory_offset, uint64_t bytes)
+static CUresult bind(
+	CUmemGenericAllocationHandle value, uint64_t offset, struct sim_vmm *memory, uint64_t memory_offset, uint64_t bytes)
 {
 	struct sim_vmm *object = sim_vmm_of(value);
 	if (object == NULL || !object->multicast || memory == NULL || memory->multicast || memory->device < 0)
 		return CUDA_ERROR_INVALID_VALUE;
-	if (bytes == 0 || offset % SIM_GRANULE != 0 || memory_offset % SIM_GRANULE != 0 || bytes % SIM_GRANULE != 0 || offset > object->bytes
-			|| bytes > object->bytes - offset || memory_offset > memory->bytes || bytes > memory->bytes - memory_offset)
+	if (bytes == 0 || offset % SIM_GRANULE != 0 || memory_offset % SIM_GRANULE != 0 || bytes % SIM_GRANULE != 0
+		|| offset > object->bytes || bytes > object->bytes - offset || memory_offset > memory->bytes
+		|| bytes > memory->bytes - memory_offset)
 		return CUDA_ERROR_INVALID_VALUE;
 	if ((unsigned)__builtin_popcount(object->devices) < object->devices_wanted)
 		return CUDA_ERROR_INVALID_VALUE; // only once all devices have been added
 	if (!(object->devices & 1u << memory->device))
 		return CUDA_ERROR_INVALID_DEVICE;
 	for (const struct sim_vmm_binding *other = object->bindings; other != NULL; other = other->next)
-		if (other->memory->device == memory->device && other->offset < offset + bytes && offset < other->offset + other->bytes)
+		if (other->memory->device == memory->device && other->offset < offset + bytes
+			&& offset < other->offset + other->bytes)
 			return CUDA_ERROR_INVALID_VALUE;
 	struct sim_vmm_binding *binding = calloc(1, sizeof(*binding));
 	if (binding == NULL)
@@ -93,8 +98,8 @@ static CUresult bind(CUmemGenericAllocationHandle value, uint64_t offset, struct
 	return CUDA_SUCCESS;
 }
 
-CUresult cuMulticastBindMem(CUmemGenericAllocationHandle mcHandle, size_t mcOffset, CUmemGenericAllocationHandle memHandle, size_t memOffset,
-	size_t size, unsigned long long flags)
+CUresult cuMulticastBindMem(CUmemGenericAllocationHandle mcHandle, size_t mcOffset,
+	CUmemGenericAllocationHandle memHandle, size_t memOffset, size_t size, unsigned long long flags)
 {
 	SIM_READY();
 	if (flags != 0)
@@ -105,7 +110,8 @@ CUresult cuMulticastBindMem(CUmemGenericAllocationHandle mcHandle, size_t mcOffs
 	return result;
 }
 
-CUresult cuMulticastBindAddr(CUmemGenericAllocationHandle mcHandle, size_t mcOffset, CUdeviceptr memptr, size_t size, unsigned long long flags)
+CUresult cuMulticastBindAddr(
+	CUmemGenericAllocationHandle mcHandle, size_t mcOffset, CUdeviceptr memptr, size_t size, unsigned long long flags)
 {
 	SIM_READY();
 	if (flags != 0)

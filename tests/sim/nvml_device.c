@@ -130,7 +130,8 @@ nvmlReturn_t nvmlSystemGetDriverBranch(nvmlSystemDriverBranchInfo_t *branchInfo,
 	READY();
 	if (branchInfo == NULL)
 		return NVML_ERROR_INVALID_ARGUMENT;
-	return text(branchInfo->branch, length < sizeof(branchInfo->branch) ? length : sizeof(branchInfo->branch), "r580_00");
+	return text(
+		branchInfo->branch, length < sizeof(branchInfo->branch) ? length : sizeof(branchInfo->branch), "r580_00");
 }
 
 nvmlReturn_t nvmlSystemGetProcessName(unsigned int pid, char *name, unsigned int length)

@@ -106,25 +106,31 @@ static nvmlReturn_t compute_processes(nvmlDevice_t device, unsigned *count, void
 		return NVML_ERROR_INSUFFICIENT_SIZE;
 	for (unsigned i = 0; i < there; i++) {
 		if (version == 1)
-			((nvmlProcessInfo_v1_t *)infos)[i] = (nvmlProcessInfo_v1_t){.pid = seen[i].pid, .usedGpuMemory = seen[i].bytes};
+			((nvmlProcessInfo_v1_t *)infos)[i] =
+				(nvmlProcessInfo_v1_t){.pid = seen[i].pid, .usedGpuMemory = seen[i].bytes};
 		else
-			((nvmlProcessInfo_v2_t *)infos)[i] = (nvmlProcessInfo_v2_t){.pid = seen[i].pid, .usedGpuMemory = seen[i].bytes,
-				.gpuInstanceId = 0xffffffffu, .computeInstanceId = 0xffffffffu};
+			((nvmlProcessInfo_v2_t *)infos)[i] = (nvmlProcessInfo_v2_t){.pid = seen[i].pid,
+				.usedGpuMemory = seen[i].bytes,
+				.gpuInstanceId = 0xffffffffu,
+				.computeInstanceId = 0xffffffffu};
 	}
 	return NVML_SUCCESS;
 }
 
-nvmlReturn_t nvmlDeviceGetComputeRunningProcesses(nvmlDevice_t device, unsigned int *infoCount, nvmlProcessInfo_v1_t *infos)
+nvmlReturn_t nvmlDeviceGetComputeRunningProcesses(
+	nvmlDevice_t device, unsigned int *infoCount, nvmlProcessInfo_v1_t *infos)
 {
 	return compute_processes(device, infoCount, infos, 1);
 }
 
-nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v2(nvmlDevice_t device, unsigned int *infoCount, nvmlProcessInfo_v2_t *infos)
+nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v2(
+	nvmlDevice_t device, unsigned int *infoCount, nvmlProcessInfo_v2_t *infos)
 {
 	return compute_processes(device, infoCount, infos, 2);
 }
 
-nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v3(nvmlDevice_t device, unsigned int *infoCount, nvmlProcessInfo_t *infos)
+nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v3(
+	nvmlDevice_t device, unsigned int *infoCount, nvmlProcessInfo_t *infos)
 {
 	return compute_processes(device, infoCount, infos, 3);
 }
@@ -164,7 +170,10 @@ nvmlReturn_t nvmlDeviceGetRunningProcessDetailList(nvmlDevice_t device, nvmlProc
 	if (there > room || (there > 0 && plist->procArray == NULL))
 		return NVML_ERROR_INSUFFICIENT_SIZE;
 	for (unsigned i = 0; i < there; i++)
-		plist->procArray[i] = (nvmlProcessDetail_v1_t){.pid = seen[i].pid, .usedGpuMemory = seen[i].bytes, .gpuInstanceId = 0xffffffffu,
-			.computeInstanceId = 0xffffffffu, .usedGpuCcProtectedMemory = 0};
+		plist->procArray[i] = (nvmlProcessDetail_v1_t){.pid = seen[i].pid,
+			.usedGpuMemory = seen[i].bytes,
+			.gpuInstanceId = 0xffffffffu,
+			.computeInstanceId = 0xffffffffu,
+			.usedGpuCcProtectedMemory = 0};
 	return NVML_SUCCESS;
 }

@@ -26,7 +26,9 @@ static unsigned percent(uint64_t busy_ns)
 static uint64_t sample(const struct sim_gpu *gpu, uint64_t window)
 {
 	// Windows are only written while the GPU is busy: those after the last one were idle.
-	return window <= gpu->sample_index && window + SIM_SAMPLES > gpu->sample_index ? gpu->sample_ns[window % SIM_SAMPLES] : 0;
+	return window <= gpu->sample_index && window + SIM_SAMPLES > gpu->sample_index
+		? gpu->sample_ns[window % SIM_SAMPLES]
+		: 0;
 }
 
 nvmlReturn_t nvmlDeviceGetUtilizationRates(nvmlDevice_t device, nvmlUtilization_t *utilization)
@@ -65,14 +67,15 @@ static unsigned uses(int index, unsigned long long since_us, struct use use[SIM_
 			ns = process->window_ns[index][1];
 		if (ns == 0 || stamp_us(last) <= since_us)
 			continue;
-		use[count++] = (struct use){.pid = (unsigned)sim_process_pid(slot), .percent = percent(ns), .stamp_us = stamp_us(last)};
+		use[count++] =
+			(struct use){.pid = (unsigned)sim_process_pid(slot), .percent = percent(ns), .stamp_us = stamp_us(last)};
 	}
 	sim_unlock();
 	return count;
 }
 
-nvmlReturn_t nvmlDeviceGetProcessUtilization(nvmlDevice_t device, nvmlProcessUtilizationSample_t *utilization, unsigned int *processSamplesCount,
-	unsigned long long lastSeenTimeStamp)
+nvmlReturn_t nvmlDeviceGetProcessUtilization(nvmlDevice_t device, nvmlProcessUtilizationSample_t *utilization,
+	unsigned int *processSamplesCount, unsigned long long lastSeenTimeStamp)
 {
 	NVML_DEVICE(device);
 	if (processSamplesCount == NULL)
@@ -83,8 +86,8 @@ nvmlReturn_t nvmlDeviceGetProcessUtilization(nvmlDevice_t device, nvmlProcessUti
 	if (utilization == NULL || room < count)
 		return count == 0 ? NVML_ERROR_NOT_FOUND : NVML_ERROR_INSUFFICIENT_SIZE;
 	for (unsigned i = 0; i < count; i++)
-		utilization[i] = (nvmlProcessUtilizationSample_t){.pid = use[i].pid, .timeStamp = use[i].stamp_us, .smUtil = use[i].percent,
-			.memUtil = use[i].percent / 2};
+		utilization[i] = (nvmlProcessUtilizationSample_t){
+			.pid = use[i].pid, .timeStamp = use[i].stamp_us, .smUtil = use[i].percent, .memUtil = use[i].percent / 2};
 	return count == 0 ? NVML_ERROR_NOT_FOUND : NVML_SUCCESS;
 }
 
@@ -101,8 +104,8 @@ nvmlReturn_t nvmlDeviceGetProcessesUtilizationInfo(nvmlDevice_t device, nvmlProc
 	if (info->procUtilArray == NULL || room < count)
 		return count == 0 ? NVML_ERROR_NOT_FOUND : NVML_ERROR_INSUFFICIENT_SIZE;
 	for (unsigned i = 0; i < count; i++)
-		info->procUtilArray[i] = (nvmlProcessUtilizationInfo_v1_t){.timeStamp = use[i].stamp_us, .pid = use[i].pid, .smUtil = use[i].percent,
-			.memUtil = use[i].percent / 2};
+		info->procUtilArray[i] = (nvmlProcessUtilizationInfo_v1_t){
+			.timeStamp = use[i].stamp_us, .pid = use[i].pid, .smUtil = use[i].percent, .memUtil = use[i].percent / 2};
 	return count == 0 ? NVML_ERROR_NOT_FOUND : NVML_SUCCESS;
 }
 
@@ -123,7 +126,8 @@ nvmlReturn_t nvmlDeviceGetSamples(nvmlDevice_t device, nvmlSamplingType_t type, 
 	sim_lock();
 	advance(index);
 	uint64_t last = sim_now_ns() / SIM_SAMPLE_NS;
-	for (uint64_t window = last > SIM_SAMPLES ? last - SIM_SAMPLES : 0; window < last && count < *sampleCount; window++) {
+	for (uint64_t window = last > SIM_SAMPLES ? last - SIM_SAMPLES : 0; window < last && count < *sampleCount;
+		 window++) {
 		if (stamp_us(window) <= lastSeenTimeStamp)
 			continue;
 		samples[count].timeStamp = stamp_us(window);

@@ -9,7 +9,8 @@ static CUmemorytype memory_type(const struct sim_range *range)
 	return range->device >= 0 ? CU_MEMORYTYPE_DEVICE : CU_MEMORYTYPE_HOST;
 }
 
-// Answers for range, NULL: an address that the driver does not know. Values of unknown addresses as CUDA 11 and later give them.
+// Answers for range, NULL: an address that the driver does not know. Values of unknown addresses as CUDA 11 and later
+// give them.
 static CUresult answer(const struct sim_range *range, CUdeviceptr ptr, CUpointer_attribute attribute, void *data)
 {
 	switch ((int)attribute) {
@@ -68,7 +69,8 @@ static CUresult answer(const struct sim_range *range, CUdeviceptr ptr, CUpointer
 		*(unsigned *)data = range != NULL;
 		return CUDA_SUCCESS;
 	case CU_POINTER_ATTRIBUTE_ALLOWED_HANDLE_TYPES:
-		*(unsigned long long *)data = range != NULL && range->kind == SIM_RANGE_RESERVED ? CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR : 0;
+		*(unsigned long long *)data =
+			range != NULL && range->kind == SIM_RANGE_RESERVED ? CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR : 0;
 		return CUDA_SUCCESS;
 	case CU_POINTER_ATTRIBUTE_ACCESS_FLAGS:
 		*(unsigned *)data = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
@@ -109,7 +111,8 @@ static size_t width(CUpointer_attribute attribute)
 	}
 }
 
-CUresult cuPointerGetAttributes(unsigned int numAttributes, CUpointer_attribute *attributes, void **data, CUdeviceptr ptr)
+CUresult cuPointerGetAttributes(
+	unsigned int numAttributes, CUpointer_attribute *attributes, void **data, CUdeviceptr ptr)
 {
 	SIM_READY();
 	if (numAttributes == 0 || attributes == NULL || data == NULL)

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Pools' memory: reserved in chunks of 32 MiB and more, handed out in pieces, reused in stream order, trimmed at synchronisations.
+// Pools' memory: reserved in chunks of 32 MiB and more, handed out in pieces, reused in stream order, trimmed at
+// synchronisations.
 #include "pool.h"
 
 #include <stdlib.h>
@@ -78,7 +79,8 @@ static bool carve(struct sim_extent *first, uint64_t bytes, const struct CUstrea
 {
 	uint64_t together = 0;
 	struct sim_extent *last = NULL;
-	for (struct sim_extent *extent = first; extent != NULL && together < bytes && usable(extent, stream); extent = extent->next) {
+	for (struct sim_extent *extent = first; extent != NULL && together < bytes && usable(extent, stream);
+		 extent = extent->next) {
 		together += extent->bytes;
 		last = extent;
 	}
@@ -116,7 +118,8 @@ static CUresult grow(struct CUmemPoolHandle_st *pool, uint64_t bytes)
 	CUresult result = sim_gpu_charge(pool->gpu, pool->device, whole - from_kept);
 	if (result == CUDA_SUCCESS)
 		*kept -= from_kept;
-	if (result != CUDA_SUCCESS && whole > sim_round_up(bytes, SIM_GRANULE)) { // the last of the GPU's memory: take what is needed
+	if (result != CUDA_SUCCESS
+		&& whole > sim_round_up(bytes, SIM_GRANULE)) { // the last of the GPU's memory: take what is needed
 		whole = sim_round_up(bytes, SIM_GRANULE);
 		result = sim_gpu_charge(pool->gpu, pool->device, whole);
 	}
@@ -141,7 +144,8 @@ static CUresult grow(struct CUmemPoolHandle_st *pool, uint64_t bytes)
 	return CUDA_SUCCESS;
 }
 
-CUresult sim_pool_take(struct CUmemPoolHandle_st *pool, uint64_t bytes, const struct CUstream_st *stream, uint64_t *address)
+CUresult sim_pool_take(
+	struct CUmemPoolHandle_st *pool, uint64_t bytes, const struct CUstream_st *stream, uint64_t *address)
 {
 	bytes = sim_round_up(bytes, 512);
 	for (int pass = 0; pass < 2; pass++) {
@@ -234,7 +238,8 @@ uint64_t sim_pool_trim(struct CUmemPoolHandle_st *pool, uint64_t keep_bytes)
 		*link = chunk->next;
 		pool->reserved_bytes -= chunk->backing.bytes;
 		uint64_t *kept = &sim_device[pool->device].kept_bytes;
-		// As ordered, the last of it stays with the process, for its next pool that grows: an H200 keeps 32 MiB (docs/driver-facts.md).
+		// As ordered, the last of it stays with the process, for its next pool that grows: an H200 keeps 32 MiB
+		// (docs/driver-facts.md).
 		uint64_t stays = sim_env_bytes("SOFTMIG_SIM_POOL_KEEP", 0);
 		uint64_t keep = *kept == 0 && reserved_on(pool->device) == 0 && chunk->backing.bytes >= stays ? stays : 0;
 		*kept += keep;
@@ -315,7 +320,8 @@ void sim_pool_drop_device(int ordinal)
 
 // --- stream-ordered allocation
 
-CUresult sim_pool_alloc(struct CUmemPoolHandle_st *pool, uint64_t bytes, const struct CUstream_st *stream, CUdeviceptr *address)
+CUresult sim_pool_alloc(
+	struct CUmemPoolHandle_st *pool, uint64_t bytes, const struct CUstream_st *stream, CUdeviceptr *address)
 {
 	sim_enter();
 	uint64_t at = 0;
@@ -389,7 +395,8 @@ CUresult sim_pool_free_now(CUdeviceptr address)
 		sim_stream_wait_idle(context, -1);
 	sim_enter();
 	range = sim_range_find(address);
-	bool found = range != NULL && range->base == address && (range->kind == SIM_RANGE_POOL || range->kind == SIM_RANGE_GRAPH);
+	bool found =
+		range != NULL && range->base == address && (range->kind == SIM_RANGE_POOL || range->kind == SIM_RANGE_GRAPH);
 	if (found && range->kind == SIM_RANGE_GRAPH) {
 		sim_graph_free_allocation(range, NULL);
 	} else if (found) {

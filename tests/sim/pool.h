@@ -36,7 +36,8 @@ struct CUmemPoolHandle_st {
 };
 
 // sim_enter held. A piece of memory for stream (NULL: for any), reserved where the pool has none.
-CUresult sim_pool_take(struct CUmemPoolHandle_st *pool, uint64_t bytes, const struct CUstream_st *stream, uint64_t *address);
+CUresult sim_pool_take(
+	struct CUmemPoolHandle_st *pool, uint64_t bytes, const struct CUstream_st *stream, uint64_t *address);
 // Gives a piece back, as of the present end of stream (NULL: at once).
 void sim_pool_put(struct CUmemPoolHandle_st *pool, uint64_t address, const struct CUstream_st *stream);
 // Releases idle chunks until keep_bytes are reserved; returns the bytes released.
@@ -45,5 +46,6 @@ struct CUmemPoolHandle_st *sim_pool_graph(int ordinal);
 struct sim_chunk *sim_pool_chunk(struct CUmemPoolHandle_st *pool, uint64_t address);
 struct CUmemPoolHandle_st *sim_pool_current(int ordinal);
 struct CUmemPoolHandle_st *sim_pool_make(enum sim_pool_kind kind, int ordinal);
-CUresult sim_pool_alloc(struct CUmemPoolHandle_st *pool, uint64_t bytes, const struct CUstream_st *stream, CUdeviceptr *address);
+CUresult sim_pool_alloc(
+	struct CUmemPoolHandle_st *pool, uint64_t bytes, const struct CUstream_st *stream, CUdeviceptr *address);
 #endif

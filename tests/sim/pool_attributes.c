@@ -60,7 +60,8 @@ CUresult cuMemPoolSetAccess(CUmemoryPool pool, const CUmemAccessDesc *map, size_
 {
 	POOL(pool);
 	for (size_t i = 0; i < count; i++) {
-		if (map[i].location.type != CU_MEM_LOCATION_TYPE_DEVICE || map[i].location.id < 0 || map[i].location.id >= sim_device_count)
+		if (map[i].location.type != CU_MEM_LOCATION_TYPE_DEVICE || map[i].location.id < 0
+			|| map[i].location.id >= sim_device_count)
 			return CUDA_ERROR_INVALID_DEVICE;
 		if (map[i].location.id == pool->device && map[i].flags != CU_MEM_ACCESS_FLAGS_PROT_READWRITE)
 			return CUDA_ERROR_INVALID_DEVICE; // its own device's access cannot be taken away
@@ -73,17 +74,20 @@ CUresult cuMemPoolGetAccess(CUmemAccess_flags *flags, CUmemoryPool memPool, CUme
 	POOL(memPool);
 	if (flags == NULL || location == NULL)
 		return CUDA_ERROR_INVALID_VALUE;
-	*flags = location->type == CU_MEM_LOCATION_TYPE_DEVICE && location->id == memPool->device ? CU_MEM_ACCESS_FLAGS_PROT_READWRITE
+	*flags = location->type == CU_MEM_LOCATION_TYPE_DEVICE && location->id == memPool->device
+		? CU_MEM_ACCESS_FLAGS_PROT_READWRITE
 		: CU_MEM_ACCESS_FLAGS_PROT_NONE;
 	return CUDA_SUCCESS;
 }
 
 // --- sharing: the importer sees the exporter's memory, which stays charged to the exporter
 
-CUresult cuMemPoolExportToShareableHandle(void *handle_out, CUmemoryPool pool, CUmemAllocationHandleType handleType, unsigned long long flags)
+CUresult cuMemPoolExportToShareableHandle(
+	void *handle_out, CUmemoryPool pool, CUmemAllocationHandleType handleType, unsigned long long flags)
 {
 	POOL(pool);
-	if (handle_out == NULL || flags != 0 || handleType != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR || pool->handle_types != handleType)
+	if (handle_out == NULL || flags != 0 || handleType != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
+		|| pool->handle_types != handleType)
 		return CUDA_ERROR_INVALID_VALUE;
 	int fd = sim_share_file("pool", pool->id, pool->gpu, 0);
 	if (fd < 0)
@@ -92,7 +96,8 @@ CUresult cuMemPoolExportToShareableHandle(void *handle_out, CUmemoryPool pool, C
 	return CUDA_SUCCESS;
 }
 
-CUresult cuMemPoolImportFromShareableHandle(CUmemoryPool *pool_out, void *handle, CUmemAllocationHandleType handleType, unsigned long long flags)
+CUresult cuMemPoolImportFromShareableHandle(
+	CUmemoryPool *pool_out, void *handle, CUmemAllocationHandleType handleType, unsigned long long flags)
 {
 	SIM_READY();
 	uint64_t id, bytes;
@@ -133,8 +138,11 @@ CUresult cuMemPoolExportPointer(CUmemPoolPtrExportData *shareData_out, CUdevicep
 	struct CUmemPoolHandle_st *pool = range != NULL && range->kind == SIM_RANGE_POOL ? range->owner : NULL;
 	if (pool != NULL && pool->handle_types == CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) {
 		const struct sim_backing *backing = &sim_pool_chunk(pool, ptr)->backing;
-		struct exported_pointer out = {.pool = pool->id, .offset = backing->offset + (range->base - backing->address), .bytes = range->bytes,
-			.pid = getpid(), .fd = backing->fd};
+		struct exported_pointer out = {.pool = pool->id,
+			.offset = backing->offset + (range->base - backing->address),
+			.bytes = range->bytes,
+			.pid = getpid(),
+			.fd = backing->fd};
 		memset(shareData_out, 0, sizeof(*shareData_out));
 		memcpy(shareData_out, &out, sizeof(out));
 		result = CUDA_SUCCESS;

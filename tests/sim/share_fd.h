@@ -7,6 +7,7 @@
 // A file of `bytes` that stands for object id of this kind on gpu. -1: none to be had.
 int sim_share_file(const char *kind, uint64_t id, int gpu, uint64_t bytes);
 bool sim_share_read(int fd, const char *kind, uint64_t *id, int *gpu, uint64_t *bytes);
-// Maps what lies in another process's (or this one's) file; the range is of kind SIM_RANGE_IPC. NULL: it cannot be reached. sim_enter held.
+// Maps what lies in another process's (or this one's) file; the range is of kind SIM_RANGE_IPC. NULL: it cannot be
+// reached. sim_enter held.
 struct sim_range *sim_share_map(int pid, int fd, uint64_t offset, uint64_t bytes);
 #endif

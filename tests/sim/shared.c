@@ -12,8 +12,13 @@ int sim_shared_create(int gpu, uint64_t bytes, int fd, uint64_t offset)
 		struct sim_shared_block *block = &sim_state->block[index];
 		if (block->used)
 			continue;
-		*block = (struct sim_shared_block){.gpu = gpu, .bytes = bytes, .owner = sim_slot, .backing_pid = getpid(), .backing_fd = fd,
-			.backing_offset = offset, .id = sim_state->next_id++};
+		*block = (struct sim_shared_block){.gpu = gpu,
+			.bytes = bytes,
+			.owner = sim_slot,
+			.backing_pid = getpid(),
+			.backing_fd = fd,
+			.backing_offset = offset,
+			.id = sim_state->next_id++};
 		block->holder[0].process = sim_slot;
 		block->holder[0].count = 1;
 		block->used = 1;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What one process knows of the simulated driver: its devices, contexts, memory, streams. Owns: the objects behind CUDA's handles and
-// the calls between the files of libcuda. Must never: hold sim_enter's lock while waiting for GPU work, or call an exported function
-// from within (whoever interposes it would be asked twice).
+// What one process knows of the simulated driver: its devices, contexts, memory, streams. Owns: the objects behind
+// CUDA's handles and the calls between the files of libcuda. Must never: hold sim_enter's lock while waiting for GPU
+// work, or call an exported function from within (whoever interposes it would be asked twice).
 //
 // Locks: sim_enter (this process's objects) before sim_lock (the shared state); the second is held for moments only.
 #ifndef SOFTMIG_SIM_H
@@ -153,7 +153,8 @@ void sim_context_uncharge(struct CUctx_st *context, uint64_t bytes);
 CUresult sim_gpu_charge(int gpu, int ordinal, uint64_t bytes); // without a context
 void sim_gpu_uncharge(int gpu, uint64_t bytes);
 CUresult sim_context_synchronize(struct CUctx_st *context);
-CUresult sim_context_need(struct CUctx_st *context, uint64_t local_bytes, bool heap, bool printf_buffer); // before a launch
+CUresult sim_context_need(
+	struct CUctx_st *context, uint64_t local_bytes, bool heap, bool printf_buffer); // before a launch
 struct CUctx_st *sim_context_of_device(int ordinal); // its primary where active, else any of this process; NULL
 struct CUctx_st *sim_context_first(void);
 
@@ -183,8 +184,10 @@ uint64_t sim_next_id(void);
 // --- memory.c
 CUresult sim_alloc(struct CUctx_st *context, uint64_t bytes, enum sim_range_kind kind, CUdeviceptr *address);
 CUresult sim_free(struct sim_range *range);
-CUresult sim_small_alloc(struct CUctx_st *context, struct sim_small_block **list, uint64_t bytes, struct sim_small_block **in, uint64_t *address);
-void sim_small_free(struct CUctx_st *context, struct sim_small_block **list, struct sim_small_block *block, uint64_t address, uint64_t bytes);
+CUresult sim_small_alloc(struct CUctx_st *context, struct sim_small_block **list, uint64_t bytes,
+	struct sim_small_block **in, uint64_t *address);
+void sim_small_free(struct CUctx_st *context, struct sim_small_block **list, struct sim_small_block *block,
+	uint64_t address, uint64_t bytes);
 void sim_small_drop(struct CUctx_st *context);
 uint64_t sim_round_up(uint64_t value, uint64_t unit);
 
@@ -201,7 +204,8 @@ uint64_t sim_copy_ns(uint64_t dst, uint64_t src, uint64_t bytes);
 CUresult sim_copy_3d(const CUDA_MEMCPY3D *copy, uint64_t *ns); // moves the bytes now; *ns: what the hardware takes
 CUresult sim_copy_3d_check(const CUDA_MEMCPY3D *copy);
 void sim_copy_1d(CUDA_MEMCPY3D *copy, uint64_t dst, uint64_t src, size_t bytes);
-CUresult sim_fill(uint64_t address, uint64_t pitch, unsigned value, unsigned element_bytes, uint64_t width, uint64_t height, uint64_t *ns);
+CUresult sim_fill(uint64_t address, uint64_t pitch, unsigned value, unsigned element_bytes, uint64_t width,
+	uint64_t height, uint64_t *ns);
 
 // --- managed.c
 void sim_managed_touch(struct sim_range *range, uint64_t upto_bytes); // used by the GPU: now it has pages there
@@ -252,7 +256,8 @@ void sim_event_drop_context(struct CUctx_st *context);
 CUresult sim_graph_free_allocation(struct sim_range *range, struct CUstream_st *stream);
 
 // --- hostfunc.c
-// One thing that the host does in a stream's order: call a function or a callback, write a value, or (poll) wait for one.
+// One thing that the host does in a stream's order: call a function or a callback, write a value, or (poll) wait for
+// one.
 struct sim_host_task {
 	CUhostFn function;
 	CUstreamCallback callback;
@@ -267,7 +272,8 @@ CUresult sim_host_submit(struct CUstream_st *stream, const struct sim_host_task 
 
 // --- capture.c: each is asked before the thing is done
 bool sim_capturing(const struct CUstream_st *stream);
-// A call that may not happen beside a capture (an allocation, a query): refused, and it spoils the captures that it endangers.
+// A call that may not happen beside a capture (an allocation, a query): refused, and it spoils the captures that it
+// endangers.
 CUresult sim_capture_forbid(struct CUctx_st *context);
 // The same for asking or waiting for a stream; also refused where the stream itself is being captured.
 CUresult sim_capture_forbid_sync(struct CUstream_st *stream);

@@ -46,18 +46,22 @@ static nvmlReturn_t look(unsigned index, struct view *view)
 
 static void print_json(unsigned index, const struct view *view)
 {
-	printf("%s\n  {\"index\": %u, \"name\": \"%s\", \"uuid\": \"%s\", \"total_bytes\": %llu, \"used_bytes\": %llu, \"free_bytes\": %llu,"
-		" \"reserved_bytes\": %llu, \"utilization_pct\": %u, \"processes\": [", index > 0 ? "," : "", index, view->name, view->uuid,
-		view->memory.total, view->memory.used, view->memory.free, view->memory.reserved, view->use.gpu);
+	printf("%s\n  {\"index\": %u, \"name\": \"%s\", \"uuid\": \"%s\", \"total_bytes\": %llu, \"used_bytes\": %llu, "
+		   "\"free_bytes\": %llu,"
+		   " \"reserved_bytes\": %llu, \"utilization_pct\": %u, \"processes\": [",
+		index > 0 ? "," : "", index, view->name, view->uuid, view->memory.total, view->memory.used, view->memory.free,
+		view->memory.reserved, view->use.gpu);
 	for (unsigned i = 0; i < view->count; i++)
-		printf("%s{\"pid\": %u, \"used_bytes\": %llu}", i > 0 ? ", " : "", view->process[i].pid, view->process[i].usedGpuMemory);
+		printf("%s{\"pid\": %u, \"used_bytes\": %llu}", i > 0 ? ", " : "", view->process[i].pid,
+			view->process[i].usedGpuMemory);
 	printf("]}");
 }
 
 static void print_text(unsigned index, const struct view *view)
 {
 	printf("GPU %u: %s (%s)\n", index, view->name, view->uuid);
-	printf("  memory %.0f / %.0f MiB, utilization %u %%\n", (double)view->memory.used / MIB, (double)view->memory.total / MIB, view->use.gpu);
+	printf("  memory %.0f / %.0f MiB, utilization %u %%\n", (double)view->memory.used / MIB,
+		(double)view->memory.total / MIB, view->use.gpu);
 	for (unsigned i = 0; i < view->count; i++) {
 		char name[64] = "-";
 		nvmlSystemGetProcessName(view->process[i].pid, name, sizeof(name));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Memory mapped into sparse and deferred arrays: it lives until it is unmapped there or the array is destroyed. Its texels are not
-// simulated: copies to and from such arrays are refused.
+// Memory mapped into sparse and deferred arrays: it lives until it is unmapped there or the array is destroyed. Its
+// texels are not simulated: copies to and from such arrays are refused.
 #include <stdlib.h>
 
 #include "vmm.h"
@@ -20,8 +20,10 @@ static bool same_place(const CUarrayMapInfo *a, const CUarrayMapInfo *b)
 	if (a->subresourceType != b->subresourceType)
 		return false;
 	if (a->subresourceType == CU_ARRAY_SPARSE_SUBRESOURCE_TYPE_MIPTAIL)
-		return a->subresource.miptail.layer == b->subresource.miptail.layer && a->subresource.miptail.offset == b->subresource.miptail.offset;
-	return a->subresource.sparseLevel.level == b->subresource.sparseLevel.level && a->subresource.sparseLevel.layer == b->subresource.sparseLevel.layer
+		return a->subresource.miptail.layer == b->subresource.miptail.layer
+			&& a->subresource.miptail.offset == b->subresource.miptail.offset;
+	return a->subresource.sparseLevel.level == b->subresource.sparseLevel.level
+		&& a->subresource.sparseLevel.layer == b->subresource.sparseLevel.layer
 		&& a->subresource.sparseLevel.offsetX == b->subresource.sparseLevel.offsetX
 		&& a->subresource.sparseLevel.offsetY == b->subresource.sparseLevel.offsetY
 		&& a->subresource.sparseLevel.offsetZ == b->subresource.sparseLevel.offsetZ;
@@ -38,7 +40,8 @@ static void remove_tile(struct tile **link)
 
 static const void *resource_of(const CUarrayMapInfo *info)
 {
-	return info->resourceType == CU_RESOURCE_TYPE_ARRAY ? (const void *)info->resource.array : (const void *)info->resource.mipmap;
+	return info->resourceType == CU_RESOURCE_TYPE_ARRAY ? (const void *)info->resource.array
+		: (const void *)info->resource.mipmap;
 }
 
 static CUresult check(const CUarrayMapInfo *info)
@@ -48,7 +51,8 @@ static CUresult check(const CUarrayMapInfo *info)
 	if (info->memOperationType == CU_MEM_OPERATION_TYPE_UNMAP)
 		return CUDA_SUCCESS;
 	const struct sim_vmm *memory = sim_vmm_of(info->memHandle.memHandle);
-	if (info->memOperationType != CU_MEM_OPERATION_TYPE_MAP || memory == NULL || memory->references == 0 || info->offset >= memory->bytes)
+	if (info->memOperationType != CU_MEM_OPERATION_TYPE_MAP || memory == NULL || memory->references == 0
+		|| info->offset >= memory->bytes)
 		return CUDA_ERROR_INVALID_VALUE;
 	return CUDA_SUCCESS;
 }

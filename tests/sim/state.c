@@ -177,8 +177,8 @@ static struct timespec in_ms(long ms)
 	return until;
 }
 
-// A real driver's call ends before its process can be stopped. Here a process may be stopped while it holds the lock: it is then let
-// go on for the moment that it needs, and stopped again.
+// A real driver's call ends before its process can be stopped. Here a process may be stopped while it holds the lock:
+// it is then let go on for the moment that it needs, and stopped again.
 static int lock_past_the_stopped(void)
 {
 	struct timespec until = in_ms(10);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the simulated GPUs know, shared by all processes: one mapped file. Owns: its layout, its lock, who is alive, how many bytes
-// each process holds on each GPU. Must never: keep anything that only one process's code understands (no pointers), or depend on
-// the order in which a killed process wrote: whatever it left is discarded with it.
+// What the simulated GPUs know, shared by all processes: one mapped file. Owns: its layout, its lock, who is alive, how
+// many bytes each process holds on each GPU. Must never: keep anything that only one process's code understands (no
+// pointers), or depend on the order in which a killed process wrote: whatever it left is discarded with it.
 #ifndef SOFTMIG_SIM_STATE_H
 #define SOFTMIG_SIM_STATE_H
 #include <pthread.h>
@@ -108,8 +108,8 @@ struct sim_gpu {
 	uint32_t history_next;
 };
 
-// Memory that more than one process may hold: exported VMM handles, pools, IPC. It lives until the last holder lets go; it is charged
-// to the process that made it, and to the next holder when that one dies.
+// Memory that more than one process may hold: exported VMM handles, pools, IPC. It lives until the last holder lets go;
+// it is charged to the process that made it, and to the next holder when that one dies.
 struct sim_shared_block {
 	uint32_t used;
 	int32_t gpu;
@@ -154,8 +154,8 @@ uint64_t sim_realtime_ns(void);
 int sim_process_claim(void);
 // Does the process of this slot live (lock held)?
 bool sim_process_alive(int slot);
-// Its pid as the caller's PID namespace knows it, 0: not visible there (lock held). With the fault "nvml:hostpids": its pid on the
-// host, whoever asks; 0: not known, as it has a /proc of its own and nobody on the host has looked.
+// Its pid as the caller's PID namespace knows it, 0: not visible there (lock held). With the fault "nvml:hostpids": its
+// pid on the host, whoever asks; 0: not known, as it has a /proc of its own and nobody on the host has looked.
 int sim_process_pid(int slot);
 // Discards processes that are no more: memory, contexts, queued work (lock held). Returns how many.
 int sim_reap(void);

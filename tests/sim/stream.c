@@ -7,7 +7,8 @@
 
 #include "sim.h"
 
-static struct CUstream_st *spare; // destroyed ones: their memory is reused for streams only, so an old handle is recognised
+static struct CUstream_st
+	*spare; // destroyed ones: their memory is reused for streams only, so an old handle is recognised
 
 static struct CUstream_st *make(struct CUctx_st *context, int queue, unsigned flags, int priority)
 {

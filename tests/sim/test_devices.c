@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which GPUs a program sees: CUDA_VISIBLE_DEVICES in all its forms, the same GPU by CUDA and by NVML. GPUs: 2 L40S and an H200.
+// Which GPUs a program sees: CUDA_VISIBLE_DEVICES in all its forms, the same GPU by CUDA and by NVML. GPUs: 2 L40S and
+// an H200.
 #include "check.h"
 
 static char uuids[3][80];

@@ -56,7 +56,8 @@ int main(int argc, char **argv)
 	CHECK(ask("cuCtxCreate", 13000, 0, 0) == (void *)&cuCtxCreate_v4);
 	CHECK(ask("cuMemAdvise", 13000, 0, 0) == (void *)&cuMemAdvise_v2);
 	CHECK(ask("cuLaunchKernel", 7000, CU_GET_PROC_ADDRESS_LEGACY_STREAM, 0) == (void *)&cuLaunchKernel);
-	CHECK(ask("cuLaunchKernel", 7000, CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM, 0) == (void *)&cuLaunchKernel_ptsz);
+	CHECK(
+		ask("cuLaunchKernel", 7000, CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM, 0) == (void *)&cuLaunchKernel_ptsz);
 	CHECK(ask("cuMemcpyDtoH", 7000, CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM, 0) == (void *)&cuMemcpyDtoH_v2_ptds);
 	CHECK(ask("cuMemAlloc", 7000, CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM, 0) == (void *)&cuMemAlloc_v2);
 	CHECK(ask("cuGetProcAddress", 12000, 0, 0) == (void *)&cuGetProcAddress_v2);

@@ -305,7 +305,12 @@ static void host_nodes_and_updates(void)
 	CUgraphExec exec;
 	CUgraphNode a, b;
 	int two = 2;
-	CUDA_KERNEL_NODE_PARAMS params = {.func = kernel("spin_1ms"), .gridDimX = 1, .gridDimY = 1, .gridDimZ = 1, .blockDimX = 1, .blockDimY = 1,
+	CUDA_KERNEL_NODE_PARAMS params = {.func = kernel("spin_1ms"),
+		.gridDimX = 1,
+		.gridDimY = 1,
+		.gridDimZ = 1,
+		.blockDimX = 1,
+		.blockDimY = 1,
 		.blockDimZ = 1};
 	CUDA_HOST_NODE_PARAMS host = {.fn = call, .userData = &two};
 	OK(cuGraphCreate(&graph, 0));

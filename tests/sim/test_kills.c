@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Processes killed at any instant, in the middle of any change of the shared state: nothing of theirs stays, nobody is blocked,
-// and who lives on keeps what is his.
+// Processes killed at any instant, in the middle of any change of the shared state: nothing of theirs stays, nobody is
+// blocked, and who lives on keeps what is his.
 #include "check.h"
 
 #define WORKERS 6

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Plain memory: what is charged, what moves, what is refused, and that the outside sees the same. GPUs: H200, then a small one.
+// Plain memory: what is charged, what moves, what is refused, and that the outside sees the same. GPUs: H200, then a
+// small one.
 #include "check.h"
 
 static void a_context_costs_what_the_h200_was_measured_to_cost(void)
@@ -90,8 +91,14 @@ static void bytes_move(void)
 	EQUAL(out[19], 0x12);
 	EQUAL(cuMemcpyHtoD_v2(a, in, 8193), CUDA_ERROR_INVALID_VALUE);
 	EQUAL(cuMemcpyHtoD_v2((CUdeviceptr)(uintptr_t)out, in, 10), CUDA_ERROR_INVALID_VALUE);
-	CUDA_MEMCPY2D rows = {.srcMemoryType = CU_MEMORYTYPE_HOST, .srcHost = in, .srcPitch = 100, .dstMemoryType = CU_MEMORYTYPE_DEVICE,
-		.dstDevice = b, .dstPitch = 512, .WidthInBytes = 100, .Height = 50};
+	CUDA_MEMCPY2D rows = {.srcMemoryType = CU_MEMORYTYPE_HOST,
+		.srcHost = in,
+		.srcPitch = 100,
+		.dstMemoryType = CU_MEMORYTYPE_DEVICE,
+		.dstDevice = b,
+		.dstPitch = 512,
+		.WidthInBytes = 100,
+		.Height = 50};
 	OK(cuMemcpy2D_v2(&rows));
 	OK(cuMemcpyDtoH_v2(out, b + 49 * 512, 100));
 	EQUAL(memcmp(in + 4900, out, 100), 0);
@@ -115,8 +122,10 @@ static void pointers_say_what_they_are(void)
 	OK(cuMemHostAlloc(&host, 100, 0));
 	OK(cuPointerGetAttribute(&type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, (CUdeviceptr)(uintptr_t)host));
 	EQUAL(type, CU_MEMORYTYPE_HOST);
-	EQUAL(cuPointerGetAttribute(&type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, (CUdeviceptr)(uintptr_t)&size), CUDA_ERROR_INVALID_VALUE);
-	CUpointer_attribute which[] = {CU_POINTER_ATTRIBUTE_MEMORY_TYPE, CU_POINTER_ATTRIBUTE_IS_MANAGED, CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL};
+	EQUAL(cuPointerGetAttribute(&type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, (CUdeviceptr)(uintptr_t)&size),
+		CUDA_ERROR_INVALID_VALUE);
+	CUpointer_attribute which[] = {
+		CU_POINTER_ATTRIBUTE_MEMORY_TYPE, CU_POINTER_ATTRIBUTE_IS_MANAGED, CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL};
 	void *where[] = {&type, &managed, &ordinal};
 	OK(cuPointerGetAttributes(3, which, where, (CUdeviceptr)(uintptr_t)&size));
 	EQUAL(type, 0);

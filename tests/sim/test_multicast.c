@@ -5,7 +5,8 @@
 static CUmemGenericAllocationHandle memory(int device, size_t bytes)
 {
 	CUmemGenericAllocationHandle handle;
-	CUmemAllocationProp prop = {.type = CU_MEM_ALLOCATION_TYPE_PINNED, .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = device}};
+	CUmemAllocationProp prop = {
+		.type = CU_MEM_ALLOCATION_TYPE_PINNED, .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = device}};
 	OK(cuMemCreate(&handle, bytes, &prop, 0));
 	return handle;
 }
@@ -42,14 +43,18 @@ static void bound_memory_lives_until_it_is_unbound(void)
 static void memory_mapped_into_an_array_lives_as_long(void)
 {
 	CUarray array;
-	CUDA_ARRAY3D_DESCRIPTOR sparse = {.Width = 4096, .Height = 4096, .Format = CU_AD_FORMAT_FLOAT, .NumChannels = 1, .Flags = CUDA_ARRAY3D_SPARSE};
+	CUDA_ARRAY3D_DESCRIPTOR sparse = {
+		.Width = 4096, .Height = 4096, .Format = CU_AD_FORMAT_FLOAT, .NumChannels = 1, .Flags = CUDA_ARRAY3D_SPARSE};
 	start(0);
 	size_t before = free_bytes();
 	OK(cuArray3DCreate_v2(&array, &sparse));
 	EQUAL(free_bytes(), before);
 	CUmemGenericAllocationHandle tile = memory(0, 2 * MIB);
-	CUarrayMapInfo info = {.resourceType = CU_RESOURCE_TYPE_ARRAY, .resource.array = array, .memOperationType = CU_MEM_OPERATION_TYPE_MAP,
-		.memHandle.memHandle = tile, .deviceBitMask = 1};
+	CUarrayMapInfo info = {.resourceType = CU_RESOURCE_TYPE_ARRAY,
+		.resource.array = array,
+		.memOperationType = CU_MEM_OPERATION_TYPE_MAP,
+		.memHandle.memHandle = tile,
+		.deviceBitMask = 1};
 	OK(cuMemMapArrayAsync(&info, 1, NULL));
 	OK(cuMemRelease(tile));
 	EQUAL(before - free_bytes(), 2 * MIB);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stream-ordered memory: pools reserve in chunks, keep or give back, tell the truth about it, and yield before an out-of-memory.
+// Stream-ordered memory: pools reserve in chunks, keep or give back, tell the truth about it, and yield before an
+// out-of-memory.
 #include "check.h"
 
 static uint64_t attribute(CUmemoryPool pool, CUmemPool_attribute which)
@@ -76,7 +77,8 @@ static void memory_is_reused_in_its_stream_at_once_and_elsewhere_when_done(void)
 static void own_pools_count_too_and_yield_before_a_refusal(void)
 {
 	CUmemoryPool pool, current;
-	CUmemPoolProps props = {.allocType = CU_MEM_ALLOCATION_TYPE_PINNED, .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = 0}};
+	CUmemPoolProps props = {
+		.allocType = CU_MEM_ALLOCATION_TYPE_PINNED, .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = 0}};
 	CUdeviceptr a, all;
 	size_t before = free_bytes();
 	uint64_t for_ever = UINT64_MAX;
@@ -106,7 +108,8 @@ static void own_pools_count_too_and_yield_before_a_refusal(void)
 static void a_limited_pool_keeps_its_limit(void)
 {
 	CUmemoryPool pool;
-	CUmemPoolProps props = {.allocType = CU_MEM_ALLOCATION_TYPE_PINNED, .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = 0},
+	CUmemPoolProps props = {.allocType = CU_MEM_ALLOCATION_TYPE_PINNED,
+		.location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = 0},
 		.maxSize = 64 * MIB};
 	CUdeviceptr a, b;
 	OK(cuMemPoolCreate(&pool, &props));

@@ -10,7 +10,8 @@ static void send_fd(int fd)
 {
 	char byte = 0, control[CMSG_SPACE(sizeof(int))] = {0};
 	struct iovec io = {.iov_base = &byte, .iov_len = 1};
-	struct msghdr message = {.msg_iov = &io, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
+	struct msghdr message = {
+		.msg_iov = &io, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
 	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
 	header->cmsg_level = SOL_SOCKET;
 	header->cmsg_type = SCM_RIGHTS;
@@ -23,7 +24,8 @@ static int receive_fd(void)
 {
 	char byte, control[CMSG_SPACE(sizeof(int))];
 	struct iovec io = {.iov_base = &byte, .iov_len = 1};
-	struct msghdr message = {.msg_iov = &io, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
+	struct msghdr message = {
+		.msg_iov = &io, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
 	CHECK(recvmsg(sockets[1], &message, 0) == 1);
 	int fd;
 	memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(fd));
@@ -35,9 +37,11 @@ static void export_all(int to_parent, int from_parent)
 	CUdeviceptr plain, pooled;
 	CUipcMemHandle ipc;
 	CUmemGenericAllocationHandle handle;
-	CUmemAllocationProp prop = {.type = CU_MEM_ALLOCATION_TYPE_PINNED, .requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR,
+	CUmemAllocationProp prop = {.type = CU_MEM_ALLOCATION_TYPE_PINNED,
+		.requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR,
 		.location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = 0}};
-	CUmemPoolProps props = {.allocType = CU_MEM_ALLOCATION_TYPE_PINNED, .handleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR,
+	CUmemPoolProps props = {.allocType = CU_MEM_ALLOCATION_TYPE_PINNED,
+		.handleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR,
 		.location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = 0}};
 	CUmemoryPool pool;
 	CUmemPoolPtrExportData data;
@@ -87,7 +91,8 @@ int main(void)
 	OK(cuMemImportFromShareableHandle(&handle, (void *)(intptr_t)vmm_fd, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR));
 	OK(cuMemAddressReserve(&mapped, 20 * MIB, 0, 0, 0));
 	OK(cuMemMap(mapped, 20 * MIB, 0, handle, 0));
-	OK(cuMemPoolImportFromShareableHandle(&pool, (void *)(intptr_t)pool_fd, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
+	OK(cuMemPoolImportFromShareableHandle(
+		&pool, (void *)(intptr_t)pool_fd, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
 	OK(cuMemPoolImportPointer(&pooled, pool, &data));
 	OK(cuMemcpyDtoH_v2(&byte, pooled + MIB - 1, 1));
 	EQUAL(byte, 'q');

@@ -150,7 +150,8 @@ static void launches_are_checked(void)
 	EQUAL(cuLaunchKernel(function, 1, 1, 1, 1025, 1, 1, 0, NULL, NULL, NULL), CUDA_ERROR_INVALID_VALUE);
 	EQUAL(cuLaunchKernel(NULL, 1, 1, 1, 1, 1, 1, 0, NULL, NULL, NULL), CUDA_ERROR_INVALID_HANDLE);
 	OK(cuLaunchCooperativeKernel(function, 264, 1, 1, 1024, 1, 1, 0, NULL, NULL));
-	EQUAL(cuLaunchCooperativeKernel(function, 265, 1, 1, 1024, 1, 1, 0, NULL, NULL), CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE);
+	EQUAL(cuLaunchCooperativeKernel(function, 265, 1, 1, 1024, 1, 1, 0, NULL, NULL),
+		CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE);
 	size_t before = free_bytes();
 	run(kernel("plain_local3072"), 1, NULL);
 	EQUAL(before - free_bytes(), 132ull * 2048 * 2048);

@@ -71,8 +71,15 @@ static void arrays_hold_memory_and_bytes(void)
 	static float in[64 * 4], out[64 * 4];
 	for (int i = 0; i < 256; i++)
 		in[i] = (float)i;
-	CUDA_MEMCPY2D there = {.srcMemoryType = CU_MEMORYTYPE_HOST, .srcHost = in, .srcPitch = 256, .dstMemoryType = CU_MEMORYTYPE_ARRAY,
-		.dstArray = array, .dstXInBytes = 16, .dstY = 1000, .WidthInBytes = 256, .Height = 4};
+	CUDA_MEMCPY2D there = {.srcMemoryType = CU_MEMORYTYPE_HOST,
+		.srcHost = in,
+		.srcPitch = 256,
+		.dstMemoryType = CU_MEMORYTYPE_ARRAY,
+		.dstArray = array,
+		.dstXInBytes = 16,
+		.dstY = 1000,
+		.WidthInBytes = 256,
+		.Height = 4};
 	CUDA_MEMCPY2D back = {.srcMemoryType = CU_MEMORYTYPE_ARRAY, .srcArray = array, .srcXInBytes = 16, .srcY = 1000,
 		.dstMemoryType = CU_MEMORYTYPE_HOST, .dstHost = out, .dstPitch = 256, .WidthInBytes = 256, .Height = 4};
 	OK(cuMemcpy2D_v2(&there));
@@ -88,7 +95,8 @@ static void arrays_hold_memory_and_bytes(void)
 		size_t width, height, mib;
 	} floats[] = {{1000, 1000, 4}, {4096, 4096, 64}, {4097, 4097, 68}, {100000, 1, 4}, {100, 100, 2}};
 	for (size_t i = 0; i < sizeof(floats) / sizeof(floats[0]); i++) {
-		CUDA_ARRAY_DESCRIPTOR one = {.Width = floats[i].width, .Height = floats[i].height, .Format = CU_AD_FORMAT_FLOAT, .NumChannels = 1};
+		CUDA_ARRAY_DESCRIPTOR one = {
+			.Width = floats[i].width, .Height = floats[i].height, .Format = CU_AD_FORMAT_FLOAT, .NumChannels = 1};
 		OK(cuArrayCreate_v2(&array, &one));
 		EQUAL(before - free_bytes(), floats[i].mib * MIB);
 		OK(cuArrayDestroy(array));
@@ -113,7 +121,8 @@ static void arrays_hold_memory_and_bytes(void)
 	OK(cuMipmappedArrayCreate(&levels, &square, 12));
 	EQUAL(before - free_bytes(), 22 * MIB);
 	OK(cuMipmappedArrayDestroy(levels));
-	CUDA_ARRAY3D_DESCRIPTOR solid = {.Width = 256, .Height = 256, .Depth = 256, .Format = CU_AD_FORMAT_UNSIGNED_INT8, .NumChannels = 4};
+	CUDA_ARRAY3D_DESCRIPTOR solid = {
+		.Width = 256, .Height = 256, .Depth = 256, .Format = CU_AD_FORMAT_UNSIGNED_INT8, .NumChannels = 4};
 	CUmipmappedArray mipmap;
 	OK(cuMipmappedArrayCreate(&mipmap, &solid, 3));
 	EQUAL(before - free_bytes(), (64 + 8 + 2) * MIB); // 64, 8 and 1 MiB, in whole granules
@@ -137,7 +146,8 @@ static void external_memory_is_another_view_of_what_is_there(void)
 	size_t before = free_bytes();
 	OK(cuMemCreate(&handle, 8 * MIB, &prop, 0));
 	OK(cuMemExportToShareableHandle(&fd, handle, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
-	CUDA_EXTERNAL_MEMORY_HANDLE_DESC desc = {.type = CU_EXTERNAL_MEMORY_HANDLE_TYPE_OPAQUE_FD, .handle.fd = fd, .size = 8 * MIB};
+	CUDA_EXTERNAL_MEMORY_HANDLE_DESC desc = {
+		.type = CU_EXTERNAL_MEMORY_HANDLE_TYPE_OPAQUE_FD, .handle.fd = fd, .size = 8 * MIB};
 	CUDA_EXTERNAL_MEMORY_BUFFER_DESC buffer = {.offset = 2 * MIB, .size = 4 * MIB};
 	OK(cuImportExternalMemory(&memory, &desc));
 	OK(cuExternalMemoryGetMappedBuffer(&at, memory, &buffer));

@@ -227,7 +227,8 @@ static void count_busy(struct sim_gpu *gpu, const struct sim_context_queue *queu
 			gpu->sample_ns[(gpu->sample_index + 1) % SIM_SAMPLES] = 0;
 		gpu->sample_ns[index % SIM_SAMPLES] += part;
 		if (process->window_index[queue->gpu] != index) {
-			process->window_ns[queue->gpu][1] = process->window_index[queue->gpu] + 1 == index ? process->window_ns[queue->gpu][0] : 0;
+			process->window_ns[queue->gpu][1] =
+				process->window_index[queue->gpu] + 1 == index ? process->window_ns[queue->gpu][0] : 0;
 			process->window_ns[queue->gpu][0] = 0;
 			process->window_index[queue->gpu] = index;
 		}
@@ -390,13 +391,15 @@ static int append(int context, int stream, const struct sim_command *what, uint6
 	if (sequence != NULL)
 		*sequence = command->sequence;
 	struct sim_gpu *gpu = &sim_state->gpu[queue->gpu];
-	if (gpu->current < 0 || (gpu->current != context && gpu->switch_left_ns == 0 && !runnable(context_at(gpu->current))))
+	if (gpu->current < 0
+		|| (gpu->current != context && gpu->switch_left_ns == 0 && !runnable(context_at(gpu->current))))
 		switch_to(gpu, context, sim_state->idle_switch_ns);
 	settle(queue, gpu->clock_ns, gpu->current == context && gpu->switch_left_ns == 0);
 	return index;
 }
 
-int sim_timeline_submit(int context, int stream, enum sim_command_kind kind, uint64_t ns, uint32_t width_ppm, int tag, uint64_t *sequence)
+int sim_timeline_submit(
+	int context, int stream, enum sim_command_kind kind, uint64_t ns, uint32_t width_ppm, int tag, uint64_t *sequence)
 {
 	struct sim_command command = {.kind = (uint16_t)kind, .left_ns = ns, .width_ppm = width_ppm, .wait_context = tag};
 	return append(context, stream, &command, sequence);
@@ -404,7 +407,8 @@ int sim_timeline_submit(int context, int stream, enum sim_command_kind kind, uin
 
 int sim_timeline_submit_wait(int context, int stream, int on_context, int on_command, uint64_t on_sequence)
 {
-	struct sim_command command = {.kind = SIM_WAIT, .wait_context = on_context, .wait_command = on_command, .wait_sequence = on_sequence};
+	struct sim_command command = {
+		.kind = SIM_WAIT, .wait_context = on_context, .wait_command = on_command, .wait_sequence = on_sequence};
 	return append(context, stream, &command, NULL);
 }
 

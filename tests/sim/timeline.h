@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// The GPUs' time: what each has done by now. Nothing runs in the background: whoever asks computes, from where the last one stopped,
-// what the hardware would have done since; queues and clocks are in the shared state, so the answer is the same for all.
+// The GPUs' time: what each has done by now. Nothing runs in the background: whoever asks computes, from where the last
+// one stopped, what the hardware would have done since; queues and clocks are in the shared state, so the answer is the
+// same for all.
 //
-// The model: a GPU works for one context at a time, up to slice_ns while others want it too; preempting costs switch_ns, passing on
-// when idle idle_switch_ns. Within a context, streams run side by side as long as their kernels together fit the GPU (width_ppm),
-// started in the order of submission. Event marks are commands of their context: they too wait for its slice. Copies do not.
-// All functions: lock held.
+// The model: a GPU works for one context at a time, up to slice_ns while others want it too; preempting costs
+// switch_ns, passing on when idle idle_switch_ns. Within a context, streams run side by side as long as their kernels
+// together fit the GPU (width_ppm), started in the order of submission. Event marks are commands of their context: they
+// too wait for its slice. Copies do not. All functions: lock held.
 #ifndef SOFTMIG_SIM_TIMELINE_H
 #define SOFTMIG_SIM_TIMELINE_H
 #include "state.h"
@@ -20,8 +21,10 @@ int sim_timeline_stream_open(int context, uint32_t flags);
 // The stream's number is free again once its work is done.
 void sim_timeline_stream_close(int context, int stream);
 
-// Appends a command; ns is its duration, tag what the owner knows it by. Returns its index, *sequence its name; -1: the queue is full.
-int sim_timeline_submit(int context, int stream, enum sim_command_kind kind, uint64_t ns, uint32_t width_ppm, int tag, uint64_t *sequence);
+// Appends a command; ns is its duration, tag what the owner knows it by. Returns its index, *sequence its name; -1: the
+// queue is full.
+int sim_timeline_submit(
+	int context, int stream, enum sim_command_kind kind, uint64_t ns, uint32_t width_ppm, int tag, uint64_t *sequence);
 // Appends a wait for another command, which may be of another context.
 int sim_timeline_submit_wait(int context, int stream, int on_context, int on_command, uint64_t on_sequence);
 

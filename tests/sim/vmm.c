@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Virtual memory management: physical memory by handle, addresses reserved apart from it. Physical memory lives until its handle is
-// released, its last mapping gone and no other process holds it; it belongs to the device that it was asked for, context or none.
+// Virtual memory management: physical memory by handle, addresses reserved apart from it. Physical memory lives until
+// its handle is released, its last mapping gone and no other process holds it; it belongs to the device that it was
+// asked for, context or none.
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -77,12 +78,14 @@ static CUresult check_properties(const CUmemAllocationProp *prop)
 	if (((unsigned)prop->requestedHandleTypes & ~(unsigned)CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) != 0)
 		return CUDA_ERROR_NOT_SUPPORTED;
 	if (prop->location.type == CU_MEM_LOCATION_TYPE_DEVICE)
-		return prop->location.id >= 0 && prop->location.id < sim_device_count ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE;
+		return prop->location.id >= 0 && prop->location.id < sim_device_count ? CUDA_SUCCESS
+			: CUDA_ERROR_INVALID_DEVICE;
 	return prop->location.type == CU_MEM_LOCATION_TYPE_HOST || prop->location.type == CU_MEM_LOCATION_TYPE_HOST_NUMA
 			|| prop->location.type == CU_MEM_LOCATION_TYPE_HOST_NUMA_CURRENT ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
 
-CUresult cuMemGetAllocationGranularity(size_t *granularity, const CUmemAllocationProp *prop, CUmemAllocationGranularity_flags option)
+CUresult cuMemGetAllocationGranularity(
+	size_t *granularity, const CUmemAllocationProp *prop, CUmemAllocationGranularity_flags option)
 {
 	SIM_READY();
 	if (granularity == NULL || option > CU_MEM_ALLOC_GRANULARITY_RECOMMENDED)
@@ -93,7 +96,8 @@ CUresult cuMemGetAllocationGranularity(size_t *granularity, const CUmemAllocatio
 	return result;
 }
 
-CUresult cuMemCreate(CUmemGenericAllocationHandle *out, size_t size, const CUmemAllocationProp *prop, unsigned long long flags)
+CUresult cuMemCreate(
+	CUmemGenericAllocationHandle *out, size_t size, const CUmemAllocationProp *prop, unsigned long long flags)
 {
 	SIM_READY();
 	if (out == NULL || size == 0 || size % SIM_GRANULE != 0 || flags != 0)
@@ -113,7 +117,8 @@ CUresult cuMemCreate(CUmemGenericAllocationHandle *out, size_t size, const CUmem
 	if (result == CUDA_SUCCESS && prop->requestedHandleTypes == CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR && gpu >= 0) {
 		handle->shared_block = sim_shared_create(gpu, size, -1, 0);
 		handle->own_fd = true;
-		handle->fd = handle->shared_block < 0 ? -1 : sim_share_file("vmm", sim_state->block[handle->shared_block].id, gpu, size);
+		handle->fd =
+			handle->shared_block < 0 ? -1 : sim_share_file("vmm", sim_state->block[handle->shared_block].id, gpu, size);
 	} else if (result == CUDA_SUCCESS) {
 		handle->fd = sim_backing_file(size, &handle->offset);
 	}
@@ -149,7 +154,8 @@ CUresult cuMemRelease(CUmemGenericAllocationHandle value)
 
 // --- addresses
 
-CUresult cuMemAddressReserve(CUdeviceptr *ptr, size_t size, size_t alignment, CUdeviceptr addr, unsigned long long flags)
+CUresult cuMemAddressReserve(
+	CUdeviceptr *ptr, size_t size, size_t alignment, CUdeviceptr addr, unsigned long long flags)
 {
 	SIM_READY();
 	if (ptr == NULL || size == 0 || size % SIM_GRANULE != 0 || (alignment & (alignment - 1)) != 0 || flags != 0)
@@ -199,7 +205,8 @@ static size_t position(const struct mappings *mappings, uint64_t address)
 	return at;
 }
 
-CUresult cuMemMap(CUdeviceptr ptr, size_t size, size_t offset, CUmemGenericAllocationHandle value, unsigned long long flags)
+CUresult cuMemMap(
+	CUdeviceptr ptr, size_t size, size_t offset, CUmemGenericAllocationHandle value, unsigned long long flags)
 {
 	SIM_READY();
 	if (size == 0 || size % SIM_GRANULE != 0 || ptr % SIM_GRANULE != 0 || offset % SIM_GRANULE != 0 || flags != 0)
@@ -208,7 +215,8 @@ CUresult cuMemMap(CUdeviceptr ptr, size_t size, size_t offset, CUmemGenericAlloc
 	sim_enter();
 	struct sim_vmm *handle = sim_vmm_of(value);
 	struct sim_range *range = reserved(ptr, size);
-	if (handle != NULL && range != NULL && handle->references > 0 && offset <= handle->bytes && size <= handle->bytes - offset) {
+	if (handle != NULL && range != NULL && handle->references > 0 && offset <= handle->bytes
+		&& size <= handle->bytes - offset) {
 		struct mappings *mappings = range->owner;
 		size_t at = position(mappings, ptr);
 		bool free_here = (at == mappings->count || mappings->list[at].address >= ptr + size)
@@ -222,8 +230,10 @@ CUresult cuMemMap(CUdeviceptr ptr, size_t size, size_t offset, CUmemGenericAlloc
 				mappings->room = room;
 			}
 		}
-		if (free_here && mmap((void *)(uintptr_t)ptr, size, PROT_NONE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, handle->fd,
-				(off_t)(handle->offset + offset)) != MAP_FAILED) {
+		if (free_here
+			&& mmap((void *)(uintptr_t)ptr, size, PROT_NONE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, handle->fd,
+				   (off_t)(handle->offset + offset))
+				!= MAP_FAILED) {
 			memmove(&mappings->list[at + 1], &mappings->list[at], (mappings->count - at) * sizeof(*mappings->list));
 			mappings->list[at] = (struct mapping){.address = ptr, .bytes = size, .handle = handle};
 			mappings->count++;
@@ -274,7 +284,8 @@ CUresult cuMemSetAccess(CUdeviceptr ptr, size_t size, const CUmemAccessDesc *des
 		return CUDA_ERROR_INVALID_VALUE;
 	CUmemAccess_flags access = CU_MEM_ACCESS_FLAGS_PROT_NONE;
 	for (size_t i = 0; i < count; i++) {
-		if (desc[i].location.type == CU_MEM_LOCATION_TYPE_DEVICE && (desc[i].location.id < 0 || desc[i].location.id >= sim_device_count))
+		if (desc[i].location.type == CU_MEM_LOCATION_TYPE_DEVICE
+			&& (desc[i].location.id < 0 || desc[i].location.id >= sim_device_count))
 			return CUDA_ERROR_INVALID_DEVICE;
 		if (desc[i].flags > access)
 			access = desc[i].flags;
@@ -369,11 +380,13 @@ CUresult cuMemGetAllocationPropertiesFromHandle(CUmemAllocationProp *prop, CUmem
 	return CUDA_SUCCESS;
 }
 
-CUresult cuMemExportToShareableHandle(void *out, CUmemGenericAllocationHandle value, CUmemAllocationHandleType type, unsigned long long flags)
+CUresult cuMemExportToShareableHandle(
+	void *out, CUmemGenericAllocationHandle value, CUmemAllocationHandleType type, unsigned long long flags)
 {
 	SIM_READY();
 	const struct sim_vmm *handle = sim_vmm_of(value);
-	if (out == NULL || handle == NULL || flags != 0 || type != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR || !handle->own_fd)
+	if (out == NULL || handle == NULL || flags != 0 || type != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
+		|| !handle->own_fd)
 		return CUDA_ERROR_INVALID_VALUE;
 	int fd = dup(handle->fd);
 	if (fd < 0)
@@ -382,12 +395,14 @@ CUresult cuMemExportToShareableHandle(void *out, CUmemGenericAllocationHandle va
 	return CUDA_SUCCESS;
 }
 
-CUresult cuMemImportFromShareableHandle(CUmemGenericAllocationHandle *out, void *osHandle, CUmemAllocationHandleType type)
+CUresult cuMemImportFromShareableHandle(
+	CUmemGenericAllocationHandle *out, void *osHandle, CUmemAllocationHandleType type)
 {
 	SIM_READY();
 	uint64_t id, bytes;
 	int gpu, ordinal = 0;
-	if (out == NULL || type != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR || !sim_share_read((int)(intptr_t)osHandle, "vmm", &id, &gpu, &bytes))
+	if (out == NULL || type != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
+		|| !sim_share_read((int)(intptr_t)osHandle, "vmm", &id, &gpu, &bytes))
 		return CUDA_ERROR_INVALID_VALUE;
 	while (ordinal < sim_device_count && sim_device[ordinal].gpu != gpu)
 		ordinal++;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Physical memory by handle, and multicast objects, which are handles too. sim_enter held in all calls but sim_vmm_make.
+// Physical memory by handle, and multicast objects, which are handles too. sim_enter held in all calls but
+// sim_vmm_make.
 #ifndef SOFTMIG_SIM_VMM_H
 #define SOFTMIG_SIM_VMM_H
 #include "sim.h"
