@@ -15,6 +15,9 @@
 
 #define POOL_CHUNK_BYTES (32ull << 20)
 #define BUSY ((CUmemoryPool)UINTPTR_MAX) // being destroyed: nobody's, and not free yet
+// What is free in a pool lies in pieces, the more so after whole chunks were given back; a try that makes the pool grow stands above the
+// limit until it is undone (with half of the free memory the fight saw 200 MiB for an instant, with a sixteenth nothing).
+enum { FREE_WHOLE = 2, FREE_IN_PIECES = 16 };
 enum { MAX_POOLS = 1024, NOT_OURS = -1 };
 
 struct pool {
@@ -180,12 +183,12 @@ void softmig_pools_refresh(void)
 	}
 }
 
-// There is no room for growth, but what is asked for may fit into what the pool already has.
-static bool may_fit_inside(CUmemoryPool handle, uint64_t bytes)
+// There is no room for growth, but what is asked for may fit into what the pool already has: if so many times as much is free there.
+static bool may_fit_inside(CUmemoryPool handle, uint64_t bytes, unsigned times)
 {
 	uint64_t has = attribute(handle, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT);
 	uint64_t used = attribute(handle, CU_MEMPOOL_ATTR_USED_MEM_CURRENT);
-	return has > used && (has - used) / 2 >= bytes;
+	return has > used && (has - used) / times >= bytes;
 }
 
 static void use_stream(struct pools *pools, CUstream stream, bool per_thread)
@@ -250,14 +253,14 @@ static CUresult allocate(const struct request *request, struct pools *pools, str
 	CUresult result = CUDA_ERROR_OUT_OF_MEMORY;
 	bool charged = softmig_charge_if_room(gpu, SOFTMIG_LEDGER_TRACKED, held);
 
-	if (!charged && !atomic_load(&pools->streams) && may_fit_inside(request->handle, request->bytes))
+	if (!charged && !atomic_load(&pools->streams) && may_fit_inside(request->handle, request->bytes, FREE_WHOLE))
 		result = squeeze(request, pool, gpu);
 	if (result != CUDA_ERROR_OUT_OF_MEMORY)
 		return result;
 	if (charged || softmig_charge(gpu, SOFTMIG_LEDGER_TRACKED, held, "cuMemAllocAsync")) {
 		result = ask_driver(request);
 		refresh(pool, request->handle, gpu, held, false);
-	} else if (may_fit_inside(request->handle, request->bytes)) {
+	} else if (may_fit_inside(request->handle, request->bytes, FREE_IN_PIECES)) {
 		result = squeeze(request, pool, gpu);
 	}
 	return result;
