@@ -51,7 +51,8 @@ const struct softmig_verb softmig_verb_slice = {
 	.name = "slice",
 	.arguments = "create|resize|delete --job ID [options]",
 	.summary = "Make, change and remove the slice of a Slurm job (prolog and epilog call it)",
-	.help = "softmig slice create --job ID --uid UID [--gid GID] --gpu GPU=SHARDS/TOTAL [--gpu ...] [--array-task N] [--het-job ID] [--replace]\n"
+	.help = "softmig slice create --job ID --uid UID [--gid GID] --gpu GPU=SHARDS/TOTAL [--gpu ...]\n"
+		"                     [--array-task N] [--het-job ID] [--replace]\n"
 		"softmig slice resize --job ID [--gpu GPU=SHARDS/TOTAL ...] [--memory SIZE] [--sm PERCENT]\n"
 		"softmig slice delete --job ID [--het-job ID]\n"
 		"softmig slice fail   --job ID REASON\n\n"
@@ -62,7 +63,7 @@ const struct softmig_verb softmig_verb_slice = {
 		"  --job ID             the job's raw id (SLURM_JOB_ID)\n"
 		"  --uid UID, --gid GID the job's user, who will own its accounting\n"
 		"  --array-task N       of an array's element: its log is JOB_N.log\n"
-		"  --het-job ID         of a component: the first component's id, which all its processes bear where there are no cgroups\n"
+		"  --het-job ID         of a component: the first component's id, which all its processes bear\n"
 		"  --gpu GPU=S/T        GPU: its UUID (GPU-...) or N of /dev/nvidiaN\n"
 		"  --replace            a slice that the job already has is replaced (and kept if it is the same)\n"
 		"  --memory SIZE        on each GPU of the job: 12G, 6144M, ...\n"
@@ -268,7 +269,8 @@ static enum softmig_limits_status load(uint64_t job, struct softmig_limits *limi
 }
 
 // Makes or enlarges what is in force for job. 0 or -1 with why.
-static int establish(int directory, const struct arguments *arguments, uint64_t job, const struct softmig_limits *limits, char *why, size_t why_size) {
+static int establish(int directory, const struct arguments *arguments, uint64_t job, const struct softmig_limits *limits,
+                     char *why, size_t why_size) {
 	gid_t gid = arguments->has_gid ? arguments->gid : 0;
 	softmig_slice_log_make(SOFTMIG_LOG_DIR, job, arguments->array_task, arguments->uid, gid); // a job can do without
 	// The limit file last: it is what makes the slice.
@@ -278,7 +280,8 @@ static int establish(int directory, const struct arguments *arguments, uint64_t 
 }
 
 // Adds a component's slice to what is in force for its job's first component.
-static int add_component(int directory, const struct arguments *arguments, const struct softmig_limits *part, char *why, size_t why_size) {
+static int add_component(int directory, const struct arguments *arguments, const struct softmig_limits *part, char *why,
+                         size_t why_size) {
 	struct softmig_limits sum;
 	struct softmig_limits_error error;
 	if (load(arguments->het_job, &sum, &error) != SOFTMIG_LIMITS_OK) {
@@ -445,5 +448,9 @@ static int run(int argc, char **argv) {
 	if (geteuid() != 0)
 		return softmig_cli_fail(verb, "only root may do this");
 	umask(022);
-	return creates ? create(&arguments) : resizes ? resize(&arguments) : deletes ? delete(&arguments) : fail(&arguments, "%s", argv[optind]);
+	if (creates)
+		return create(&arguments);
+	if (resizes)
+		return resize(&arguments);
+	return deletes ? delete(&arguments) : fail(&arguments, "%s", argv[optind]);
 }

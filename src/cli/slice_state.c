@@ -20,8 +20,8 @@
 enum { NAME_BYTES = 64, TEXT_BYTES = 8192 };
 
 static void complain(char *why, size_t why_size, const char *what, int error) {
-	const char *advice = error == ENOSPC || error == EDQUOT ? "; " SOFTMIG_STATE_DIR " is full: enlarge its file system or remove stale jobs from it" : "";
-	snprintf(why, why_size, "%s: %s%s", what, strerror(error), advice);
+	static const char full[] = "; " SOFTMIG_STATE_DIR " is full: enlarge its file system or remove stale jobs from it";
+	snprintf(why, why_size, "%s: %s%s", what, strerror(error), error == ENOSPC || error == EDQUOT ? full : "");
 }
 
 int softmig_state_open(char *why, size_t why_size) {
@@ -65,9 +65,11 @@ static size_t format_limits(char *text, size_t size, uint64_t job, const struct 
 	for (int i = 0; i < softmig_slice_entries(limits); i++) {
 		bool whole = limits->memory_bytes[i] % (1 << 20) == 0; // MiB are easier to read
 		softmig_uuid_text(limits->uuid[i], uuid);
-		length += (size_t)snprintf(text + length, size - length,
-		                           "CUDA_DEVICE_MEMORY_LIMIT_%d=%" PRIu64 "%s\nCUDA_DEVICE_SM_LIMIT_%d=%u\nSOFTMIG_GPU_UUID_%d=%s\n",
-		                           i, whole ? limits->memory_bytes[i] >> 20 : limits->memory_bytes[i], whole ? "M" : "", i, limits->sm_pct[i], i, uuid);
+		uint64_t number = whole ? limits->memory_bytes[i] >> 20 : limits->memory_bytes[i];
+		length += (size_t)snprintf(text + length, size - length, "CUDA_DEVICE_MEMORY_LIMIT_%d=%" PRIu64 "%s\n", i, number,
+		                           whole ? "M" : "");
+		length += (size_t)snprintf(text + length, size - length, "CUDA_DEVICE_SM_LIMIT_%d=%u\n", i, limits->sm_pct[i]);
+		length += (size_t)snprintf(text + length, size - length, "SOFTMIG_GPU_UUID_%d=%s\n", i, uuid);
 	}
 	if (limits->oom_killer)
 		length += (size_t)snprintf(text + length, size - length, "ACTIVE_OOM_KILLER=1\n");

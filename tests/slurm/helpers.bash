@@ -3,7 +3,7 @@
 # shellcheck shell=bash disable=SC2034,SC2046
 : "${BUILD:?}" "${SOURCE:?}"
 LAB=/tmp/softmig-slurm-test
-export LAB LAB_BIN=$BUILD LAB_PRELOAD=$BUILD/libsoftmig.so LAB_LIBRARIES=${LAB_LIBRARIES:-$BUILD/sim} LAB_SLURM=$SOURCE/src/slurm LAB_LIFETIME=240 LAB_PORT=26817
+export LAB LAB_BIN=$BUILD LAB_PRELOAD=$BUILD/libsoftmig.so LAB_LIBRARIES=${LAB_LIBRARIES:-$BUILD/sim} LAB_SLURM=$SOURCE/src/slurm LAB_LIFETIME=400 LAB_PORT=26817
 lab=$SOURCE/tests/slurm/lab
 probe=$BUILD/programs/slurm-probe
 USER1=nobody USER2=games # of the system, not root, no login
@@ -19,8 +19,8 @@ lab_start() { # lab_start [VARIABLE=VALUE...]: or skip the file, saying why
 }
 lab_stop() { timeout 60 "$lab" stop; }
 
-# as the first user, on the login node, from a folder that every user may be in; 20 s at most
-as() { (cd /tmp && timeout 20 "$lab" as "$USER1" "$@"); }
+# as the first user, on the login node, from a folder that every user may be in; 40 s at most
+as() { (cd /tmp && timeout 40 "$lab" as "$USER1" "$@"); }
 root() { timeout 20 "$lab" run "$@"; }
 on() { timeout 20 "$lab" on "$@"; }
 
@@ -37,7 +37,7 @@ state() { root squeue -h -t all -j "$1" -o %T 2>/dev/null | sort -u | paste -sd,
 # wait_for STATES ID: until all of the job's parts are in one of these states, "A|B"
 wait_for() {
   local now
-  for _ in $(seq 150); do
+  for _ in $(seq 400); do
     now=$(state "$2")
     if [ -n "$now" ] && ! tr , '\n' <<<"$now" | grep -qvxE "$1"; then return 0; fi
     sleep 0.1
@@ -54,8 +54,8 @@ batch() {
   done_job "$id" && output "$id"
 }
 
-until_true() { # until_true COMMAND...: within 10 s
-  for _ in $(seq 100); do "$@" 2>/dev/null && return 0; sleep 0.1; done
+until_true() { # until_true COMMAND...: within 30 s
+  for _ in $(seq 300); do "$@" 2>/dev/null && return 0; sleep 0.1; done
   echo "never became true: $*" >&2
   return 1
 }

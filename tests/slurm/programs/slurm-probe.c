@@ -41,10 +41,12 @@ static int see(void)
 		CUuuid uuid;
 		CUcontext context;
 		size_t total = 0, size = 0, free_bytes = 0;
-		if ((error = DRIVER(cuDeviceGet)(&device, i)) != CUDA_SUCCESS || (error = DRIVER(cuDeviceGetUuid)(&uuid, device)) != CUDA_SUCCESS ||
+		if ((error = DRIVER(cuDeviceGet)(&device, i)) != CUDA_SUCCESS ||
+		    (error = DRIVER(cuDeviceGetUuid)(&uuid, device)) != CUDA_SUCCESS ||
 		    (error = DRIVER(cuDeviceTotalMem_v2)(&size, device)) != CUDA_SUCCESS ||
 		    (error = DRIVER(cuDevicePrimaryCtxRetain)(&context, device)) != CUDA_SUCCESS ||
-		    (error = DRIVER(cuCtxSetCurrent)(context)) != CUDA_SUCCESS || (error = DRIVER(cuMemGetInfo_v2)(&free_bytes, &total)) != CUDA_SUCCESS) {
+		    (error = DRIVER(cuCtxSetCurrent)(context)) != CUDA_SUCCESS ||
+		    (error = DRIVER(cuMemGetInfo_v2)(&free_bytes, &total)) != CUDA_SUCCESS) {
 			printf("gpu %d error %d\n", i, (int)error);
 			continue;
 		}
