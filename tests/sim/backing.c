@@ -55,10 +55,15 @@ uint64_t sim_backing_reserve(uint64_t bytes, uint64_t alignment, uint64_t wanted
 
 bool sim_backing_map(struct sim_backing *backing, uint64_t bytes, bool accessible)
 {
+	return sim_backing_map_aligned(backing, bytes, SIM_GRANULE, accessible);
+}
+
+bool sim_backing_map_aligned(struct sim_backing *backing, uint64_t bytes, uint64_t alignment, bool accessible)
+{
 	backing->bytes = bytes;
 	backing->own_file = true;
 	backing->fd = sim_backing_file(bytes, &backing->offset);
-	backing->address = backing->fd < 0 ? 0 : sim_backing_reserve(bytes, SIM_GRANULE, 0);
+	backing->address = backing->fd < 0 ? 0 : sim_backing_reserve(bytes, alignment, 0);
 	if (backing->address == 0)
 		return false;
 	void *at = mmap((void *)(uintptr_t)backing->address, bytes, accessible ? PROT_READ | PROT_WRITE : PROT_NONE,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Graphs: making, copying and taking apart; adding nodes of every kind. What a launch does is in graph_launch.c.
 #include "graph.h"
+#include "pool.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -128,7 +129,7 @@ struct sim_graph_allocation *sim_graph_allocation_make(int device, uint64_t byte
 	allocation->bytes = bytes;
 	allocation->charged_bytes = sim_round_up(bytes, SIM_GRANULE);
 	allocation->references = 1;
-	if (!sim_backing_map(&allocation->backing, allocation->charged_bytes, true)) {
+	if (!sim_backing_map_aligned(&allocation->backing, allocation->charged_bytes, SIM_POOL_CHUNK, true)) {
 		free(allocation);
 		return NULL;
 	}

@@ -167,6 +167,7 @@ struct CUctx_st *sim_context_first(void);
 
 // --- backing.c
 bool sim_backing_map(struct sim_backing *backing, uint64_t bytes, bool accessible);
+bool sim_backing_map_aligned(struct sim_backing *backing, uint64_t bytes, uint64_t alignment, bool accessible);
 void sim_backing_unmap(struct sim_backing *backing);
 uint64_t sim_backing_reserve(uint64_t bytes, uint64_t alignment, uint64_t wanted);
 int sim_backing_file(uint64_t bytes, uint64_t *offset); // a place for bytes in this process's own file
