@@ -76,3 +76,17 @@ CUresult hook_cuStreamDestroy_v2(CUstream hStream)
 	softmig_meter_stream_gone(hStream);
 	return DRIVER(cuStreamDestroy_v2)(hStream);
 }
+
+CUresult hook_cuEventRecord(CUevent hEvent, CUstream hStream)
+{
+	CUresult result = DRIVER(cuEventRecord)(hEvent, hStream);
+	softmig_meter_event(hStream, false);
+	return result;
+}
+
+CUresult hook_cuEventRecord_ptsz(CUevent hEvent, CUstream hStream)
+{
+	CUresult result = DRIVER(cuEventRecord_ptsz)(hEvent, hStream);
+	softmig_meter_event(hStream, true);
+	return result;
+}

@@ -281,6 +281,8 @@ void softmig_lane_unlaunch(struct softmig_lane *lane, uint64_t estimate_ns)
 
 bool softmig_lane_is_due(const struct softmig_lane *lane, bool known, uint64_t now_ns)
 {
+	if (lane->closed >= SOFTMIG_LANE_BATCHES - 2) // places kept for the end of the work, before a wait
+		return false;
 	return !known || lane->guessed || lane->open.estimate_ns >= BATCH_NS || (lane->pauses > 0 && now_ns - lane->recorded_ns >= PAUSED_GAP_NS);
 }
 

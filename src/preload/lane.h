@@ -11,7 +11,7 @@
 #include "preload/estimate.h"
 #include "preload/hook.h"
 
-enum { SOFTMIG_LANES = 128, SOFTMIG_LANE_BATCHES = 8, SOFTMIG_LANE_PARTS = 6, SOFTMIG_LANE_EVENTS = 64 };
+enum { SOFTMIG_LANES = 128, SOFTMIG_LANE_BATCHES = 12, SOFTMIG_LANE_PARTS = 6, SOFTMIG_LANE_EVENTS = 64 };
 
 // A context's events and clock.
 struct softmig_lane_context {

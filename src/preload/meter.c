@@ -31,6 +31,8 @@
 #define STARVED_NS (2000 * MS)
 #define STARVED_LONG_NS (60000 * MS)
 #define SMALL_NS (5 * MS)
+// So much open work in a stream is worth an event when the program turns to another, or sets an event of its own.
+#define SWITCH_NS (100 * US)
 // Streams side by side are judged by so much work together.
 #define CROWD_NS (10 * MS)
 enum { SPANS = 64, CACHED = 64, ACTIVE = SOFTMIG_LANES / 64 };
@@ -45,6 +47,7 @@ struct meter {
 	uint64_t active[ACTIVE]; // lanes that may have work
 	struct softmig_lane_scene scene;
 	uint64_t crowd_busy_ns, crowd_estimated_ns;
+	struct softmig_lane *last; // launched into last
 };
 
 static struct meter meters[SOFTMIG_MAX_GPUS];
@@ -212,7 +215,9 @@ static uint64_t sweep(struct meter *meter, uint64_t now_ns)
 	const struct softmig_limits *limits = softmig_limits_now();
 	uint64_t drains_ns = 0, busy_ns = 0;
 	int spans = 0;
-	meter->scene.sharers = meter->gate.sharers;
+	meter->scene.sharers = meter->gate.sharers; // other processes of the job share as other jobs do, but are billed together
+	if (softmig_share_others(meter->share, meter->gate.tag, now_ns) > now_ns)
+		meter->scene.sharers++;
 	meter->scene.estimated_ns = meter->scene.longest_ns = 0;
 	for (int word = 0; word < ACTIVE; word++)
 		for (uint64_t bits = meter->active[word]; bits != 0; bits &= bits - 1) {
@@ -243,6 +248,15 @@ static uint64_t sweep(struct meter *meter, uint64_t now_ns)
 }
 
 // Ends the open batches, so that events tell when they are done, rather than estimates. Lock held.
+static void close_one(struct meter *meter, struct softmig_lane *lane, uint64_t now_ns)
+{
+	if (atomic_load_explicit(&captures, memory_order_relaxed) > 0 && softmig_stream_is_capturing(lane->stream, false))
+		return;
+	CUstreamCaptureMode mode = relaxed();
+	softmig_lane_close(lane, self(), false, meter->gate.sharers > 0, now_ns);
+	restore(mode);
+}
+
 static void close_all(struct meter *meter, CUcontext context, uint64_t now_ns)
 {
 	for (int word = 0; word < ACTIVE; word++)
@@ -320,6 +334,14 @@ static bool is_stuck(const struct meter *meter, struct progress *progress, uint6
 }
 
 // Waits until the gate lets the command pass. Called and returns with the lock held; returns the time.
+// Lanes that drained since: what comes next in them begins anew.
+static void rest(struct meter *meter, const uint64_t were[ACTIVE])
+{
+	for (int word = 0; word < ACTIVE; word++)
+		for (uint64_t bits = were[word] & ~meter->active[word]; bits != 0; bits &= bits - 1)
+			softmig_lane_at(word * 64 + __builtin_ctzll(bits))->rested = true;
+}
+
 static uint64_t admit(struct meter *meter, uint64_t estimate_ns, uint64_t now_ns)
 {
 	uint64_t throttled_ns = 0;
@@ -328,7 +350,11 @@ static uint64_t admit(struct meter *meter, uint64_t estimate_ns, uint64_t now_ns
 	for (;;) {
 		const struct softmig_limits *limits = softmig_limits_now();
 		CUstreamCaptureMode mode = relaxed();
+		uint64_t were[ACTIVE];
+		memcpy(were, meter->active, sizeof(were));
 		uint64_t drains_ns = sweep(meter, now_ns);
+		if (waits)
+			rest(meter, were);
 		restore(mode);
 		if (turn_of(meter) != NULL && (turns || now_ns >= meter->pages_ns + PAGES_NS)) {
 			softmig_turn_read(&meter->directory, &meter->turn, now_ns);
@@ -380,11 +406,16 @@ static CUstream plain_name(CUstream stream, bool per_thread, CUcontext *context)
 	return NULL;
 }
 
+static struct softmig_lane **cached_lane(CUstream stream, uint64_t owner)
+{
+	return &cache[((uintptr_t)stream >> 4 ^ (uintptr_t)stream >> 12 ^ owner >> 12) % CACHED];
+}
+
 // Lock held.
 static struct softmig_lane *lane_of(CUstream stream, CUcontext context, uint64_t now_ns)
 {
 	uint64_t owner = stream == CU_STREAM_PER_THREAD ? self() : 0;
-	struct softmig_lane **cached = &cache[((uintptr_t)stream >> 4 ^ (uintptr_t)stream >> 12 ^ owner >> 12) % CACHED];
+	struct softmig_lane **cached = cached_lane(stream, owner);
 	struct softmig_lane *lane = *cached;
 	if (lane != NULL && lane->home != NULL && lane->stream == stream && !lane->gone &&
 	    (context == NULL || (lane->home->context == context && lane->thread == owner)))
@@ -438,6 +469,9 @@ void softmig_meter_before(struct softmig_meter_launch *launch, CUstream stream, 
 		}
 	}
 	int i = softmig_lane_index(lane);
+	if (meter->last != lane && meter->last != NULL && meter->last->home != NULL && meter->last->open.estimate_ns >= SWITCH_NS)
+		close_one(meter, meter->last, now_ns); // or nobody would know when its work was done
+	meter->last = lane;
 	if (!softmig_lane_busy(lane) || softmig_lane_may_have_paused(lane, now_ns) || lane->close_later) {
 		CUstreamCaptureMode mode = relaxed();
 		if (softmig_lane_busy(lane) && softmig_lane_may_have_paused(lane, now_ns))
@@ -543,6 +577,22 @@ void softmig_meter_sync_context(void)
 	before_sync(CONTEXT, NULL);
 }
 
+void softmig_meter_event(CUstream stream, bool per_thread)
+{
+	CUcontext context;
+	if (!atomic_load_explicit(&in_use, memory_order_acquire))
+		return;
+	stream = plain_name(stream, per_thread, &context);
+	if (stream == NULL || !lock())
+		return;
+	uint64_t owner = stream == CU_STREAM_PER_THREAD ? self() : 0;
+	struct softmig_lane *lane = *cached_lane(stream, owner);
+	if (lane != NULL && lane->home != NULL && lane->stream == stream && lane->thread == owner && !lane->gone &&
+	    lane->open.estimate_ns >= SWITCH_NS)
+		close_one(&meters[lane->home->gpu], lane, clock_ns());
+	unlock();
+}
+
 void softmig_meter_synced(void)
 {
 	if (!atomic_load_explicit(&in_use, memory_order_acquire) || !lock())
@@ -559,9 +609,7 @@ void softmig_meter_synced(void)
 		restore(mode);
 		if (drains_ns == 0)
 			softmig_gate_drained(&meter->gate, meter->share, turn_of(meter), pct_of(meter, softmig_limits_now()), now_ns);
-		for (int word = 0; word < ACTIVE; word++)
-			for (uint64_t bits = were[word] & ~meter->active[word]; bits != 0; bits &= bits - 1)
-				softmig_lane_at(word * 64 + __builtin_ctzll(bits))->rested = true;
+		rest(meter, were);
 	}
 	unlock();
 }

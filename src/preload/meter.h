@@ -31,6 +31,8 @@ void softmig_meter_sync_stream(CUstream stream, bool per_thread);
 void softmig_meter_sync_event(CUevent event);
 void softmig_meter_sync_context(void);
 void softmig_meter_synced(void);
+// The program set an event of its own in a stream: what it submitted there is complete for now.
+void softmig_meter_event(CUstream stream, bool per_thread);
 
 // A capture began or ended; a stream is about to be destroyed; a context is gone.
 void softmig_meter_capture(int change);

@@ -22,6 +22,8 @@
 #define STRETCH_SIBLINGS_PER_PCT_NS (MS * 3 / 10)
 // Neighbours come and go with every turn; what a job saved up while it waited for them it keeps so long.
 #define CONTESTED_NS ((uint64_t)(200 * MS))
+// See lacks_tokens: debt that does not stop a job in its turn.
+#define TURN_DEBT_NS (20 * MS)
 #define SIBLINGS_NS ((uint64_t)(200 * MS))
 #define LINGER_NS ((int64_t)SOFTMIG_TURN_LINGER_NS)
 // Around the moment when a turn may become free its next holder polls, so long.
@@ -33,6 +35,7 @@
 // Limits change while a launch sleeps.
 #define NAP_NS (50 * MS)
 #define NAP_TURN_NS (MS / 2)
+#define NAP_WORK_NS MS
 #define NAP_LATE_NS (200 * US)
 #define NAP_MIN_NS (30 * US)
 
@@ -78,6 +81,14 @@ uint64_t softmig_gate_bill(struct softmig_gate *gate, struct softmig_share *shar
 	return busy_ns;
 }
 
+// Never further ahead than it is renewed: an estimate too long would have others bill the job for a pause.
+static void mark(const struct softmig_gate *gate, struct softmig_share *share, uint64_t outstanding_ns, uint64_t now_ns)
+{
+	if (outstanding_ns > (uint64_t)VALID_NS)
+		outstanding_ns = (uint64_t)VALID_NS;
+	softmig_share_mark(share, gate->tag, now_ns + outstanding_ns, now_ns);
+}
+
 static struct softmig_gate_answer go(struct softmig_gate *gate, struct softmig_share *share, const struct softmig_gate_ask *ask,
                                      int64_t credit_ns, uint64_t valid_until_ns)
 {
@@ -90,8 +101,15 @@ static struct softmig_gate_answer go(struct softmig_gate *gate, struct softmig_s
 	if (softmig_share_others(share, gate->tag, ask->now_ns) > ask->now_ns)
 		atomic_store_explicit(&share->siblings_ns, ask->now_ns, memory_order_relaxed);
 	uint64_t ahead_ns = (uint64_t)most(credit_ns, (int64_t)ask->estimate_ns);
-	softmig_share_mark(share, gate->tag, ask->now_ns + ask->outstanding_ns + ahead_ns, ask->now_ns);
+	mark(gate, share, ask->outstanding_ns + ahead_ns, ask->now_ns);
 	return (struct softmig_gate_answer){.reason = SOFTMIG_GATE_GO};
+}
+
+// How long to sleep for work that is estimated to take so long. Estimates may be far too long (learned while neighbours or other
+// streams took their part): half of it, and never so much that the GPU would stand idle for long.
+static uint64_t nap(int64_t outstanding_ns, bool contested)
+{
+	return (uint64_t)most(least(outstanding_ns / 2, contested ? NAP_TURN_NS / 2 : NAP_WORK_NS), NAP_MIN_NS);
 }
 
 // Nothing of the job is on the GPU: the turn is not needed.
@@ -116,7 +134,9 @@ static bool lacks_tokens(struct softmig_gate *gate, struct softmig_share *share,
 	uint64_t now_ns = ask->now_ns;
 	int64_t stretch_ns = has_siblings(share, now_ns) ? least(STRETCH_SIBLINGS_NS, (int64_t)pct * STRETCH_SIBLINGS_PER_PCT_NS) : gate->contested ? least(STRETCH_TURN_NS, (int64_t)pct * STRETCH_TURN_PER_PCT_NS)
 	                                     : least(STRETCH_NS, (int64_t)pct * STRETCH_PER_PCT_NS);
-	int64_t need_ns = gate->over ? stretch_ns : 0;
+	// Where the wanting jobs' shares fill the GPU, turns keep their parts, and a debt from an error in billing would leave it idle.
+	int64_t credit_ns = gate->contested && turn && softmig_turn_is_full(turn, pct, now_ns) ? TURN_DEBT_NS : 0;
+	int64_t need_ns = (gate->over ? stretch_ns : 0) - credit_ns;
 	if (tokens_ns >= need_ns) {
 		// The job's other GPUs are about to be ready as well: go together, so that ranks of one collective do not wait for
 		// each other on the GPU. Nothing is lost by it while the bucket is not full.
@@ -129,13 +149,13 @@ static bool lacks_tokens(struct softmig_gate *gate, struct softmig_share *share,
 		return false;
 	}
 	gate->over = true;
-	uint64_t until_ns = softmig_share_when(share, pct, now_ns, stretch_ns + (int64_t)ask->outstanding_ns);
+	uint64_t until_ns = softmig_share_when(share, pct, now_ns, stretch_ns - credit_ns + (int64_t)ask->outstanding_ns);
 	if (!ask->in_flight) {
 		pass_on(gate, share, turn, pct, 0, now_ns);
 		if (turn && gate->contested)
 			softmig_turn_leave(turn, now_ns);
-	} else if (until_ns > now_ns + ask->outstanding_ns) {
-		until_ns = now_ns + (uint64_t)most((int64_t)ask->outstanding_ns, NAP_LATE_NS);
+	} else if (until_ns > now_ns + nap((int64_t)ask->outstanding_ns, gate->contested || has_siblings(share, now_ns))) {
+		until_ns = now_ns + nap((int64_t)ask->outstanding_ns, gate->contested || has_siblings(share, now_ns));
 	}
 	if (until_ns > now_ns + (uint64_t)NAP_NS)
 		until_ns = now_ns + (uint64_t)NAP_NS;
@@ -176,6 +196,8 @@ static struct softmig_gate_answer wait_for_end(struct softmig_gate *gate, int64_
 		gate->late_since_ns = now_ns;
 	if (gate->late_since_ns != 0 && now_ns > gate->late_since_ns + (uint64_t)MS)
 		return wait_until(SOFTMIG_GATE_DRAIN, now_ns + (uint64_t)NAP_LATE_NS, false);
+	if (outstanding_ns > NAP_LATE_NS)
+		return wait_until(SOFTMIG_GATE_DRAIN, now_ns + nap(outstanding_ns, true), false);
 	return wait_until(SOFTMIG_GATE_DRAIN, now_ns + (uint64_t)most(outstanding_ns, 0), true);
 }
 
@@ -198,6 +220,8 @@ static struct softmig_gate_answer decide(struct softmig_gate *gate, struct softm
 	gate->busy_last_ns = now_ns;
 	if (!ask->in_flight)
 		softmig_share_mark(share, gate->tag, 0, now_ns);
+	else
+		mark(gate, share, ask->outstanding_ns, now_ns);
 
 	uint64_t drained_ns = now_ns + (uint64_t)outstanding_ns;
 	if (turn && ask->in_flight && held(turn) != 0 && held(turn) < drained_ns + (uint64_t)(LINGER_NS / 2))
@@ -207,16 +231,17 @@ static struct softmig_gate_answer decide(struct softmig_gate *gate, struct softm
 		int64_t tokens_ns = softmig_share_tokens(share, pct, now_ns, allowance(gate, now_ns)) - outstanding_ns;
 		if (lacks_tokens(gate, share, turn, turn_pct, ask, tokens_ns, &answer))
 			return answer;
-		credit_ns = least(credit_ns, tokens_ns);
+		credit_ns = least(credit_ns, tokens_ns > 0 ? tokens_ns : CREDIT_NS / 4);
 	} else {
 		gate->over = false;
 	}
 
 	int64_t ahead_ns = pct < 100 || others > 0 ? AHEAD_NS : AHEAD_FREE_NS;
 	int64_t room_ns = most(ahead_ns - estimate_ns, AHEAD_MIN_NS);
-	if (ask->in_flight && outstanding_ns > room_ns)
-		return wait_until(SOFTMIG_GATE_AHEAD, now_ns + (uint64_t)most(outstanding_ns - room_ns / 2 - AHEAD_MIN_NS / 2, NAP_MIN_NS),
-		                  false);
+	if (ask->in_flight && outstanding_ns > room_ns) {
+		int64_t nap_ns = outstanding_ns - room_ns / 2 - AHEAD_MIN_NS / 2;
+		return wait_until(SOFTMIG_GATE_AHEAD, now_ns + nap(nap_ns, others > 0), false);
+	}
 	credit_ns = least(credit_ns, ahead_ns - outstanding_ns);
 
 	if (!turn) {
@@ -259,8 +284,9 @@ static struct softmig_gate_answer decide(struct softmig_gate *gate, struct softm
 		gate->sharers = softmig_turn_sharers(turn, now_ns);
 		softmig_turn_hold(turn, turn_pct, drained_ns + (uint64_t)(most(credit_ns, estimate_ns) + LINGER_NS), now_ns);
 		break;
-	case SOFTMIG_TURN_PLAIN:
-		gate->sharers = others;
+	case SOFTMIG_TURN_PLAIN: // both sides must know that they share, or both are billed for both
+		gate->sharers = softmig_turn_sharers(turn, now_ns);
+		softmig_turn_burst(turn, drained_ns + (uint64_t)(most(credit_ns, estimate_ns) + LINGER_NS), now_ns);
 		break;
 	}
 	return go(gate, share, ask, credit_ns, now_ns + (uint64_t)VALID_NS);
@@ -278,7 +304,7 @@ void softmig_gate_running(struct softmig_gate *gate, struct softmig_share *share
                           uint64_t outstanding_ns, uint64_t now_ns)
 {
 	gate->busy_last_ns = now_ns;
-	softmig_share_mark(share, gate->tag, now_ns + outstanding_ns, now_ns);
+	mark(gate, share, outstanding_ns, now_ns);
 	if (turn && held(turn) != 0)
 		softmig_turn_hold(turn, pct, now_ns + outstanding_ns + (uint64_t)LINGER_NS, now_ns);
 }

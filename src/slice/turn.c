@@ -344,6 +344,13 @@ int softmig_turn_sharers(const struct softmig_turn *turn, uint64_t now_ns)
 	return sharers;
 }
 
+bool softmig_turn_is_full(const struct softmig_turn *turn, unsigned pct, uint64_t now_ns)
+{
+	unsigned sum;
+	weight(turn, valid_pct(pct), now_ns, &sum);
+	return sum >= 95;
+}
+
 void softmig_turn_burst(struct softmig_turn *turn, uint64_t until_ns, uint64_t now_ns)
 {
 	uint64_t old_ns = load(&turn->own->burst_until_ns);

@@ -98,6 +98,9 @@ void softmig_turn_burst(struct softmig_turn *turn, uint64_t until_ns, uint64_t n
 // How many others are on the GPU at this moment, in order or not: while this job works it is time-sliced with them.
 int softmig_turn_sharers(const struct softmig_turn *turn, uint64_t now_ns);
 
+// Do the shares of the jobs that want the GPU come to all of it, this one's included?
+bool softmig_turn_is_full(const struct softmig_turn *turn, unsigned pct, uint64_t now_ns);
+
 // While holding: what has been submitted will be done at until_ns. False: the turn is no longer this job's.
 bool softmig_turn_hold(struct softmig_turn *turn, unsigned pct, uint64_t until_ns, uint64_t now_ns);
 

@@ -19,6 +19,9 @@ enum { SIM_QUEUE = 1024, SIM_PROCESSES = 16, SIM_JOBS = 16, SIM_WINDOWS = 64 };
 // [H200] Plain time-slicing leaves 90.4 % of the work; a hand-over of an empty GPU costs 0.165 ms; a launch 2.65 us.
 static const uint64_t sim_slice_ns = 1800 * US, sim_switch_ns = 190 * US, sim_handover_ns = 165 * US, sim_launch_ns = 2650;
 
+// How far estimates are off, in percent.
+static uint64_t sim_estimate_pct = 100;
+
 struct sim_kernel {
 	uint64_t left_ns, length_ns;
 	uint64_t begin_ns; // when it first ran (its begin event), 0: not yet
@@ -248,6 +251,8 @@ static uint64_t sim_outstanding(const struct sim *sim, const struct sim_process 
 	if (process->count) {
 		uint64_t begin_ns = process->queue[process->head].begin_ns, first_ns = process->queue[process->head].length_ns;
 		uint64_t ran_ns = begin_ns ? sim->now_ns - begin_ns : 0;
+		first_ns = first_ns * sim_estimate_pct / 100;
+		total_ns = total_ns * sim_estimate_pct / 100;
 		total_ns -= ran_ns < first_ns ? ran_ns : first_ns;
 	}
 	return total_ns;
@@ -303,7 +308,7 @@ static void sim_step(struct sim *sim, struct sim_process *process)
 		sim_submit(sim, process);
 		return;
 	}
-	int64_t estimate_ns = (int64_t)process->next_length_ns;
+	int64_t estimate_ns = (int64_t)(process->next_length_ns * sim_estimate_pct / 100);
 	if (gate->credit_ns >= estimate_ns && sim->now_ns < gate->valid_until_ns) {
 		gate->credit_ns -= estimate_ns;
 		sim_submit(sim, process);
@@ -313,7 +318,7 @@ static void sim_step(struct sim *sim, struct sim_process *process)
 	if (job->has_page)
 		sim_read_pages(sim, process);
 	struct softmig_gate_ask ask = {.now_ns = sim->now_ns, .pct = job->pct, .borrow = job->borrow, .in_flight = process->count > 0,
-	                               .outstanding_ns = sim_outstanding(sim, process), .estimate_ns = process->next_length_ns};
+	                               .outstanding_ns = sim_outstanding(sim, process), .estimate_ns = (uint64_t)estimate_ns};
 	struct softmig_gate_answer answer = softmig_gate_decide(gate, &job->share, job->has_page ? &process->turn : NULL, &ask);
 	if (answer.reason == SOFTMIG_GATE_GO) {
 		sim_submit(sim, process);
@@ -323,7 +328,7 @@ static void sim_step(struct sim *sim, struct sim_process *process)
 	if (answer.soon) // polls for the last 100 us, 5 us a look
 		until_ns = until_ns > sim->now_ns + 100 * US ? until_ns - 50 * US : sim->now_ns + 5 * US;
 	else // sleeps, and wakes up late
-		until_ns = (until_ns > sim->now_ns ? until_ns : sim->now_ns) + 30 * US + sim_random(process) % 40 * US;
+		until_ns = (until_ns > sim->now_ns ? until_ns : sim->now_ns) + 30 * US + sim_random(process) % 80 * US;
 	process->throttled_ns += until_ns - sim->now_ns;
 	process->wake_ns = until_ns;
 }

@@ -67,6 +67,24 @@ static void busy_neighbours_keep_their_parts_and_do_more_than_by_time_slicing(vo
 	}
 }
 
+static void wrong_estimates_cost_no_more_than_time_slicing_does(void **state)
+{
+	(void)state;
+	static const uint64_t wrong[] = {40, 150, 250}; // as they come out of work that others had a part in
+	for (size_t e = 0; e < 3; e++)
+		for (size_t l = 0; l < 3; l++) {
+			uint64_t same[4] = {lengths[l], lengths[l], lengths[l], lengths[l]};
+			sim_estimate_pct = wrong[e];
+			struct result two = neighbours(2, (unsigned[]){30, 70}, same, false);
+			struct result four = neighbours(4, (unsigned[]){25, 25, 25, 25}, same, false);
+			sim_estimate_pct = 100;
+			assert_near(two.part[0], 30, 1.2);
+			assert_true(two.total >= 93);
+			assert_near(four.part[3], 25, 1);
+			assert_true(four.total >= 89.5);
+		}
+}
+
 static void neighbours_with_kernels_of_different_lengths_keep_their_parts(void **state)
 {
 	(void)state;
@@ -411,6 +429,7 @@ int main(void)
 		cmocka_unit_test_setup(a_hold_without_end_counts_for_40_ms, two_pages),
 		cmocka_unit_test_setup(a_hold_ends_a_quarter_of_a_millisecond_after_what_was_announced, two_pages),
 		cmocka_unit_test(busy_neighbours_keep_their_parts_and_do_more_than_by_time_slicing),
+		cmocka_unit_test(wrong_estimates_cost_no_more_than_time_slicing_does),
 		cmocka_unit_test(neighbours_with_kernels_of_different_lengths_keep_their_parts),
 		cmocka_unit_test(shares_that_come_to_more_than_the_whole_are_levelled),
 		cmocka_unit_test(a_job_alone_is_told_so_without_waiting),
