@@ -290,6 +290,7 @@ bool softmig_charge(struct softmig_gpu *gpu, enum softmig_ledger_kind kind, uint
 	            (unsigned long long)bytes, gpu->number, (unsigned long long)softmig_gpu_limit_bytes(gpu),
 	            (unsigned long long)softmig_gpu_used_bytes(gpu));
 	log_holders(gpu);
+	softmig_ledger_count_refusal(softmig_ledger_now(), gpu->ledger);
 	softmig_oom_kill(gpu);
 	return false;
 }

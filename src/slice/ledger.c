@@ -119,6 +119,8 @@ static void grant(const struct request *request, uint64_t used_bytes)
 	STEP();
 	if (request->limit_bytes > 0)
 		withdraw(request);
+	if (request->kind == SOFTMIG_LEDGER_OVERHEAD && request->bytes != 0)
+		return; // an estimate, measured in a moment: no peak of what was really held
 	uint64_t own = add_saturated(atomic_load_explicit(&use->tracked_bytes, memory_order_relaxed),
 	                             atomic_load_explicit(&use->overhead_bytes, memory_order_relaxed));
 	raise_to(&use->peak_bytes, own);
@@ -226,8 +228,6 @@ static __attribute__((noinline)) bool contend(const struct request *request)
 		atomic_store_explicit(&request->use->waiting_ns, 0, memory_order_relaxed);
 		atomic_store_explicit(&request->ledger->mine->standing, 0, memory_order_release);
 	}
-	if (refused)
-		atomic_fetch_add_explicit(&request->ledger->file->gpu[request->gpu].refusals, 1, memory_order_relaxed);
 	return granted;
 }
 
@@ -289,13 +289,17 @@ bool softmig_ledger_swap_overhead(struct softmig_ledger *ledger, int gpu, uint64
 	if (!atomic_compare_exchange_strong_explicit(&use->overhead_bytes, &before, bytes, memory_order_seq_cst, memory_order_seq_cst))
 		return false;
 	STEP();
-	if (bytes > before) {
-		struct request request = {ledger, use, (uint32_t)(slot - ledger->file->slot), gpu, SOFTMIG_LEDGER_OVERHEAD, 0, 0};
-		struct view view;
-		look(&request, false, 0, &view);
-		grant(&request, view.used_bytes); // of nothing: raises the peaks
-	}
+	struct request request = {ledger, use, (uint32_t)(slot - ledger->file->slot), gpu, SOFTMIG_LEDGER_OVERHEAD, 0, 0};
+	struct view view;
+	look(&request, false, 0, &view);
+	grant(&request, view.used_bytes); // of nothing: raises the peaks
 	return true;
+}
+
+void softmig_ledger_count_refusal(struct softmig_ledger *ledger, int gpu)
+{
+	if (is_valid_gpu(ledger, gpu))
+		atomic_fetch_add_explicit(&ledger->file->gpu[gpu].refusals, 1, memory_order_relaxed);
 }
 
 void softmig_ledger_set_overhead(struct softmig_ledger *ledger, int gpu, uint64_t bytes)

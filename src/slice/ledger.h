@@ -129,6 +129,8 @@ enum softmig_ledger_kind { SOFTMIG_LEDGER_TRACKED, SOFTMIG_LEDGER_OVERHEAD };
 // 10 ms; longer, up to a second, only while its owner is alive and runnable but the machine has not let it run.
 // Not from signal handlers.
 bool softmig_ledger_reserve(struct softmig_ledger *ledger, int gpu, enum softmig_ledger_kind kind, uint64_t bytes, uint64_t limit_bytes);
+// Counts a refusal that a program was told of (a reservation may be tried several times for one answer).
+void softmig_ledger_count_refusal(struct softmig_ledger *ledger, int gpu);
 // Gives back what was granted. Never lets a figure fall below zero.
 void softmig_ledger_release(struct softmig_ledger *ledger, int gpu, enum softmig_ledger_kind kind, uint64_t bytes);
 // Sets this process's overhead on gpu to the measured figure, up or down, limit or not: it is what the driver already holds.

@@ -9,7 +9,7 @@ job_setup() {
 	steps=$BUILD/programs/steps
 	work=$(mktemp -d /tmp/softmig-job.XXXXXX)
 	chmod 755 "$work"
-	mkdir "$work/state" "$work/log" "$work/tmp" "$work/etc" "$work/gpu"
+	mkdir "$work/state" "$work/log" "$work/tmp" "$work/etc" "$work/etc-upper" "$work/etc-work" "$work/gpu"
 	chmod 1777 "$work/tmp" "$work/gpu"
 	unset LD_PRELOAD "${!SLURM_@}" "${!CUDA_@}" "${!SOFTMIG_@}" "${!LIBCUDA_@}"
 	export LD_LIBRARY_PATH=$BUILD/sim SOFTMIG_SIM_STATE=$work/gpu/sim SOFTMIG_SIM_GPUS=1xH200:143771M,1xL40S:46068M
@@ -28,6 +28,8 @@ limit_file() { cat >"$work/state/77.conf"; chmod 644 "$work/state/77.conf"; }
 in_job() {
 	echo "0::${cgroup-/system.slice/slurmstepd.scope/job_77/step_0/user/task_0}" >"$work/cgroup"
 	unshare -m --propagation private sh -c '
+		mount -t tmpfs none /run && mount -t tmpfs none /var/log || exit 99
+		mount -t overlay -o "lowerdir=/etc,upperdir=$1/etc-upper,workdir=$1/etc-work" none /etc || exit 99
 		mkdir -p /run/softmig /var/log/softmig /etc/softmig
 		mount --bind "$1/state" /run/softmig && mount --bind "$1/log" /var/log/softmig && mount --bind "$1/etc" /etc/softmig || exit 99
 		mount --bind "$1/cgroup" "/proc/$$/cgroup" || exit 99

@@ -210,6 +210,9 @@ static void what_fits_is_granted_to_the_last_byte_and_no_byte_more(void **state)
 	softmig_ledger_release(&ledger, 0, SOFTMIG_LEDGER_TRACKED, 3 * GIB);
 	assert_int_equal(softmig_ledger_used(&ledger, 0), GIB);
 	assert_true(softmig_ledger_reserve(&ledger, 0, SOFTMIG_LEDGER_TRACKED, 3 * GIB, 4 * GIB));
+	softmig_ledger_count_refusal(&ledger, 0);
+	softmig_ledger_count_refusal(&ledger, 0);
+	softmig_ledger_count_refusal(&ledger, SOFTMIG_MAX_GPUS);
 	assert_int_equal(atomic_load(&ledger.file->gpu[0].refusals), 2);
 	assert_int_equal(atomic_load(&ledger.file->gpu[0].peak_bytes), 4 * GIB);
 	assert_int_equal(atomic_load(&ledger.file->gpu[1].peak_bytes), GIB);

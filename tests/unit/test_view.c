@@ -80,6 +80,7 @@ static void test_used_left_peak_and_refusals_are_the_ledgers(void **state)
 	int gpu = use(first, 700 * MIB, 100 * MIB);
 	softmig_ledger_release(&ledger, gpu, SOFTMIG_LEDGER_TRACKED, 500 * MIB);
 	assert_false(softmig_ledger_reserve(&ledger, gpu, SOFTMIG_LEDGER_TRACKED, 900ull * MIB, 1024ull * MIB));
+	softmig_ledger_count_refusal(&ledger, gpu);
 	assert_int_equal(softmig_view_process(&view, 0), SOFTMIG_VIEW_OK);
 	assert_int_equal(view.gpus, 1);
 	assert_memory_equal(view.gpu[0].uuid, first, sizeof first);

@@ -337,7 +337,9 @@ static int audit(double seconds, unsigned seed)
 		before = uncharged;
 	}
 	for (int way = 0; way < WAYS; way++)
-		check(worst[way] == 0, ways[way].name, "never more than charged\t%llu MiB at most, in %llu steps", worst[way] >> 20, steps[way]);
+		// One block of 2 MiB may change hands between kinds of memory within a step: NVML tells at the next settling.
+		check(worst[way] <= 2 * MIB, ways[way].name, "a block of 2 MiB more than charged at most\t%llu MiB, in %llu steps", worst[way] >> 20,
+		      steps[way]);
 	return check_failures != 0;
 }
 
