@@ -10,8 +10,11 @@
 #include "slice/format.h"
 #include "slice/sys.h"
 
-// A listing is renewed at least this often, in case the directory's time stamp is too coarse to tell.
-#define LIST_NS UINT64_C(500000000)
+// A listing is renewed this often: the directory's time stamp may be too coarse to tell of a new page, and nothing tells that a
+// silent one wakes up.
+#define LIST_NS UINT64_C(100000000)
+// Pages of jobs that have not wanted the GPU for so long get no place in the list: outside Slurm those of finished jobs stay.
+#define IDLE_NS UINT64_C(5000000000)
 // Outside Slurm nobody removes a finished job's page; one that has been silent for this long is nobody's.
 #define SILENT_NS (UINT64_C(3600) * 1000000000)
 
@@ -136,20 +139,34 @@ int softmig_turn_open_root(struct softmig_turn_directory *directory, const char 
 	return error;
 }
 
+static struct softmig_turn_seen read_page(int directory, const char *name)
+{
+	struct softmig_turn_seen page = {0};
+	int file = softmig_sys_openat(directory, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
+	if (file < 0)
+		return page;
+	if (softmig_sys_pread(file, &page, sizeof(page), 0) != (ssize_t)sizeof(page))
+		page = (struct softmig_turn_seen){0};
+	softmig_sys_close(file);
+	return page;
+}
+
 // Removes what earlier runs left behind. The directory is this user's own.
 static void sweep_out(const char *path, uint64_t now_ns)
 {
-	struct softmig_turn_directory directory = {.own = "-"};
-	struct softmig_turn turn = {.peers = 0};
-	memcpy(directory.path, path, sizeof(directory.path));
-	directory.owner = (uid_t)syscall(SYS_geteuid);
-	softmig_turn_read(&directory, &turn, now_ns);
-	int fd = open_directory(path, directory.owner);
-	for (int i = 0; i < turn.peers && fd >= 0; i++) {
-		uint64_t wanted_ns = turn.peer[i].page.want_until_ns;
-		if (directory.name[i][0] && (wanted_ns + SILENT_NS < now_ns || wanted_ns > now_ns + SILENT_NS))
-			syscall(SYS_unlinkat, fd, directory.name[i], 0);
-	}
+	char buffer[2048] __attribute__((aligned(8)));
+	int fd = open_directory(path, (uid_t)syscall(SYS_geteuid));
+	long length;
+	while (fd >= 0 && (length = syscall(SYS_getdents64, fd, buffer, sizeof(buffer))) > 0)
+		for (long at = 0; at < length;) {
+			const struct entry *entry = (const struct entry *)(const void *)(buffer + at);
+			at += entry->length;
+			if (entry->name[0] == '.')
+				continue;
+			uint64_t wanted_ns = read_page(fd, entry->name).want_until_ns;
+			if (wanted_ns != 0 && (wanted_ns + SILENT_NS < now_ns || wanted_ns > now_ns + SILENT_NS))
+				syscall(SYS_unlinkat, fd, entry->name, 0);
+		}
 	if (fd >= 0)
 		softmig_sys_close(fd);
 }
@@ -181,15 +198,30 @@ int softmig_turn_open_user(struct softmig_turn_directory *directory, const char 
 	return error;
 }
 
-static bool listed(const struct softmig_turn_directory *directory, const char *name)
+// Is this a neighbour to be heard: one who wanted the GPU lately, or has only just come?
+static bool is_present(int directory, const char *name, uint64_t now_ns)
+{
+	struct softmig_turn_seen page = read_page(directory, name);
+	return page.magic == SOFTMIG_TURN_MAGIC && (page.want_until_ns == 0 || page.want_until_ns + IDLE_NS > now_ns);
+}
+
+static int place_of(const struct softmig_turn_directory *directory, const char *name)
 {
 	for (int i = 0; i < directory->count; i++)
 		if (strcmp(directory->name[i], name) == 0)
-			return true;
-	return false;
+			return i;
+	return -1;
 }
 
-static void list(struct softmig_turn_directory *directory, struct softmig_turn *turn, int fd)
+static int free_place(const struct softmig_turn_directory *directory)
+{
+	for (int i = 0; i < SOFTMIG_TURN_PEERS; i++)
+		if (i >= directory->count || directory->name[i][0] == '\0')
+			return i;
+	return -1; // more neighbours than places: without turns among them
+}
+
+static void list(struct softmig_turn_directory *directory, struct softmig_turn *turn, int fd, uint64_t now_ns)
 {
 	char buffer[2048] __attribute__((aligned(8)));
 	bool seen[SOFTMIG_TURN_PEERS] = {false};
@@ -201,15 +233,13 @@ static void list(struct softmig_turn_directory *directory, struct softmig_turn *
 			size_t size = strlen(entry->name);
 			if (entry->name[0] == '.' || size >= SOFTMIG_TURN_NAME || strcmp(entry->name, directory->own) == 0)
 				continue;
-			int place = -1;
-			for (int i = 0; i < SOFTMIG_TURN_PEERS && place < 0; i++)
-				if (i < directory->count && strcmp(directory->name[i], entry->name) == 0)
-					place = i;
-			for (int i = 0; i < SOFTMIG_TURN_PEERS && place < 0 && !listed(directory, entry->name); i++)
-				if (i >= directory->count || directory->name[i][0] == '\0')
-					place = i;
+			if (!is_present(fd, entry->name, now_ns))
+				continue; // its place, if it had one, is free again
+			int place = place_of(directory, entry->name);
 			if (place < 0)
-				continue; // more neighbours than places: without turns among them
+				place = free_place(directory);
+			if (place < 0)
+				continue;
 			memcpy(directory->name[place], entry->name, size + 1);
 			seen[place] = true;
 			if (place >= directory->count)
@@ -236,20 +266,14 @@ void softmig_turn_read(struct softmig_turn_directory *directory, struct softmig_
 	}
 	int fd = open_directory(directory->path, directory->owner);
 	if (fd >= 0 && stale) {
-		list(directory, turn, fd);
+		list(directory, turn, fd, now_ns);
 		directory->changed = status.st_mtim;
 		directory->listed_ns = now_ns;
 	}
 	for (int i = 0; i < directory->count; i++) {
 		struct softmig_turn_seen page = {0};
-		if (fd >= 0 && directory->name[i][0] != '\0') {
-			int file = softmig_sys_openat(fd, directory->name[i], O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
-			if (file >= 0) {
-				if (softmig_sys_pread(file, &page, sizeof(page), 0) != (ssize_t)sizeof(page))
-					page = (struct softmig_turn_seen){0};
-				softmig_sys_close(file);
-			}
-		}
+		if (fd >= 0 && directory->name[i][0] != '\0')
+			page = read_page(fd, directory->name[i]);
 		softmig_turn_see(turn, i, &page, now_ns);
 	}
 	if (fd >= 0)

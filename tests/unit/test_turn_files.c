@@ -86,6 +86,9 @@ static void two_jobs_of_root_see_each_other(void **state)
 	// A new neighbour is found, one that left is forgotten.
 	assert_int_equal(softmig_turn_create(base, UUID, 9, 0, 0), 0);
 	assert_int_equal(softmig_turn_remove(base, UUID, 8), 0);
+	softmig_turn_read(&first, &turn, NOW + 300 * MS);
+	assert_string_equal(first.name[0], ""); // made, but no process of the job has come yet
+	assert_int_equal(softmig_turn_open_root(&second, base, UUID, 9, &two), 0);
 	softmig_turn_read(&first, &turn, NOW + 600 * MS);
 	assert_int_equal(softmig_turn_others(&turn, NOW + MS), 0);
 	assert_string_equal(first.name[0][0] ? first.name[0] : first.name[1], "9");
@@ -163,6 +166,36 @@ static void a_neighbour_who_truncates_his_page_or_puts_something_else_there_is_n
 	assert_in_range(turn.peers, 1, SOFTMIG_TURN_PEERS);
 }
 
+static void pages_that_finished_jobs_left_behind_take_nobodys_place(void **state)
+{
+	struct softmig_turn_directory directory = {0}, other = {0};
+	struct softmig_turn_page *page, *theirs;
+	struct softmig_turn turn = {0}, neighbour = {0};
+	(void)state;
+	for (uint64_t key = 100; key < 200; key++) { // a day of short runs
+		assert_int_equal(softmig_turn_open_user(&other, base, UUID, key, NOW, &theirs), 0);
+		neighbour = (struct softmig_turn){.own = theirs};
+		softmig_turn_ask(&neighbour, 50, NOW);
+	}
+	uint64_t now_ns = NOW + 60000 * MS;
+	assert_int_equal(softmig_turn_open_user(&directory, base, UUID, 1, now_ns, &page), 0);
+	assert_int_equal(softmig_turn_open_user(&other, base, UUID, 2, now_ns, &theirs), 0);
+	turn.own = page;
+	neighbour = (struct softmig_turn){.own = theirs};
+	softmig_turn_read(&directory, &turn, now_ns);
+	softmig_turn_ask(&neighbour, 50, now_ns + MS);
+	softmig_turn_read(&directory, &turn, now_ns + 2 * MS);
+	assert_int_equal(softmig_turn_others(&turn, now_ns + 2 * MS), 1);
+	assert_int_equal(turn.peer[0].page.key, 2);
+	// It falls silent for a while, and is heard again a tenth of a second after it wakes up.
+	now_ns += 20000 * MS;
+	softmig_turn_read(&directory, &turn, now_ns);
+	assert_int_equal(softmig_turn_others(&turn, now_ns), 0);
+	softmig_turn_ask(&neighbour, 50, now_ns + 90 * MS);
+	softmig_turn_read(&directory, &turn, now_ns + 101 * MS);
+	assert_int_equal(softmig_turn_others(&turn, now_ns + 101 * MS), 1);
+}
+
 static void errno_stays_and_no_descriptor_is_kept(void **state)
 {
 	struct softmig_turn_directory directory = {0};
@@ -191,6 +224,7 @@ int main(void)
 		TEST(a_user_makes_his_own_and_old_ones_go),
 		TEST(what_another_could_have_made_is_refused),
 		TEST(a_neighbour_who_truncates_his_page_or_puts_something_else_there_is_not_heard),
+		TEST(pages_that_finished_jobs_left_behind_take_nobodys_place),
 		TEST(errno_stays_and_no_descriptor_is_kept),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
