@@ -340,7 +340,7 @@ static enum softmig_limits_status finish(struct softmig_limits_parser *parser) {
 		for (int other = 0; other < gpu; other++) {
 			if (limits->has_uuid[gpu] && limits->has_uuid[other] &&
 			    memcmp(limits->uuid[gpu], limits->uuid[other], sizeof(limits->uuid[gpu])) == 0)
-				return softmig_limits_refuse(parser->error, parser->seen[SOFTMIG_KEY_UUID_OF + gpu],
+				return softmig_limits_refuse(parser->error, parser->line > 0 ? parser->seen[SOFTMIG_KEY_UUID_OF + gpu] : 0,
 				                             "SOFTMIG_GPU_UUID_%d is the same GPU as SOFTMIG_GPU_UUID_%d", gpu, other);
 		}
 	}

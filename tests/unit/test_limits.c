@@ -421,6 +421,12 @@ static void a_doubtful_environment_is_refused(void **state) {
 			fail_msg("of '%s' it is said: %s", refused[i][0], error.message);
 		assert_no_limits(&limits);
 	}
+	char *const twins[] = {(char *)"CUDA_DEVICE_SM_LIMIT=20",
+	                       (char *)"SOFTMIG_GPU_UUID_0=GPU-01234567-89ab-cdef-0123-fedcba987654",
+	                       (char *)"SOFTMIG_GPU_UUID_1=GPU-01234567-89ab-cdef-0123-fedcba987654", NULL};
+	assert_int_equal(from(twins), SOFTMIG_LIMITS_BAD);
+	assert_int_equal(error.line, 0); // there are no lines
+	assert_non_null(strstr(error.message, "same GPU"));
 	char *const level[] = {(char *)"CUDA_DEVICE_SM_LIMIT=20", (char *)"SOFTMIG_LOG_LEVEL=9", NULL};
 	assert_int_equal(from(level), SOFTMIG_LIMITS_BAD);
 }
