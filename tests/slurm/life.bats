@@ -98,10 +98,17 @@ three_slices() { [ "$(on n2 sh -c 'ls /run/softmig/*.conf | wc -l')" = 3 ]; }
   nothing_left
 }
 
-node_idle() { [ "$(root sinfo -h -N -n "$1" -o %T)" = idle ]; }
-started_again() { # Slurm lets a requeued job wait for two minutes
-  root scontrol update job="$1" starttime=now
-  on n2 test -e "/run/softmig/$1.conf"
+# Slurm lets a requeued job wait for two minutes unless it is told otherwise, and 22.05's main scheduler now and then starts one without the
+# shards that it asked for (scontrol shows no JOB_GRES; no prolog can help there): then it is requeued again.
+started_again() {
+  for _ in 1 2 3 4 5; do
+    wait_for PENDING "$1" && until_true no_state n2
+    root scontrol update job="$1" starttime=now
+    wait_for RUNNING "$1"
+    if root scontrol show job -d "$1" | grep -q JOB_GRES=shard; then sliced n2 "$1" && return 0; fi
+    root scontrol requeue "$1"
+  done
+  return 1
 }
 
 @test "a requeued job gets a new slice, and nothing of the old one stays" {
@@ -109,10 +116,7 @@ started_again() { # Slurm lets a requeued job wait for two minutes
   sliced n2 "$id"
   until_true grep -qs "gpu 0" "$LAB/out/$id.4294967294"
   root scontrol requeue "$id"
-  wait_for PENDING "$id"
-  until_true no_state n2
-  until_true node_idle n2 # Slurm 22.05 gives no shards to a job that was changed while it was still being taken off the node
-  until_true started_again "$id"
+  started_again "$id"
   [[ $(limit_file n2 "$id") == *23034M* ]]
   go
   done_job "$id"
