@@ -2,8 +2,9 @@
 # What the tests on a cluster share: starting the laboratory once per file, submitting, waiting, reading what a job saw.
 # shellcheck shell=bash disable=SC2034,SC2046
 : "${BUILD:?}" "${SOURCE:?}"
-LAB=/tmp/softmig-slurm-test
-export LAB LAB_BIN=$BUILD LAB_PRELOAD=$BUILD/libsoftmig.so LAB_LIBRARIES=${LAB_LIBRARIES:-$BUILD/sim} LAB_SLURM=$SOURCE/src/slurm LAB_LIFETIME=400 LAB_PORT=26817
+number=$(cksum <<<"$BUILD" | cut -d' ' -f1) # builds beside each other do not meet
+LAB=/tmp/softmig-slurm-$number
+export LAB LAB_BIN=$BUILD LAB_PRELOAD=$BUILD/libsoftmig.so LAB_LIBRARIES=${LAB_LIBRARIES:-$BUILD/sim} LAB_SLURM=$SOURCE/src/slurm LAB_LIFETIME=400 LAB_PORT=$((20000 + number % 1000 * 10))
 lab=$SOURCE/tests/slurm/lab
 probe=$BUILD/programs/slurm-probe
 USER1=nobody USER2=games # of the system, not root, no login
@@ -15,7 +16,7 @@ lab_start() { # lab_start [VARIABLE=VALUE...]: or skip the file, saying why
   unshare -m true 2>/dev/null || skip "needs mount namespaces"
   [ -e "$LAB_LIBRARIES/libcuda.so.1" ] || skip "needs the simulated driver"
   timeout 30 "$lab" stop
-  timeout 30 env "$@" "$lab" start >/dev/null
+  timeout 330 env "$@" "$lab" start >/dev/null
 }
 lab_stop() { timeout 60 "$lab" stop; }
 
