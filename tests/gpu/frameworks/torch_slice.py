@@ -105,20 +105,23 @@ if "graphs" in extras:
         held, refusal = fill()
         check("beside their pools refused with", "torch.OutOfMemoryError", refusal)
         del held
+        torch.cuda.synchronize()  # what was freed in stream order is free from here on, for a graph's own memory too
+        clear()
         for graph, _ in graphs:
             graph.replay()
         torch.cuda.synchronize()
         wrong = max((y.cpu() - expected).abs().max().item() for _, y in graphs)
         check("and they replay after the refusal", "< 1e-3", wrong, wrong < 1e-3)
-        with part("capture that does not fit"):
-            graph = torch.cuda.CUDAGraph()
-            refusal = "no refusal"
-            try:
-                with torch.cuda.graph(graph):
-                    torch.empty(2 * limit, dtype=torch.uint8, device="cuda")
-            except RuntimeError as error:
-                refusal = type(error).__name__
-            check("a capture past the limit is refused with", "OutOfMemoryError", refusal)
+        if "cudaMallocAsync" not in backend:  # there a capture takes no memory, its first launch does
+            with part("capture that does not fit"):
+                graph = torch.cuda.CUDAGraph()
+                refusal = "no refusal"
+                try:
+                    with torch.cuda.graph(graph):
+                        torch.empty(2 * limit, dtype=torch.uint8, device="cuda")
+                except RuntimeError as error:
+                    refusal = type(error).__name__
+                check("a capture past the limit is refused with", "OutOfMemoryError", refusal)
         del graphs, graph
         clear()
 
