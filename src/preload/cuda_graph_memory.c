@@ -410,13 +410,13 @@ static bool ask(const struct softmig_track_entry *graph, struct softmig_gpu *gpu
 {
 	if (graph->more != 0 && (graph->more ^ place_now(pool, stream)) >> 32 != 0)
 		shake(pool); // it takes its memory along, which graphs of its former stream may have shared
+	*held_bytes = graph->bytes;
+	if (softmig_charge_if_room(gpu, SOFTMIG_LEDGER_TRACKED, *held_bytes))
+		return true;
 	if (graph->more == place_now(pool, stream)) {
 		*held_bytes = 0;
 		return true;
 	}
-	*held_bytes = graph->bytes;
-	if (softmig_charge_if_room(gpu, SOFTMIG_LEDGER_TRACKED, *held_bytes))
-		return true;
 	lock(pool);
 	uint64_t most = *had(pool, stream);
 	unlock(pool);
