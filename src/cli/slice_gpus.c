@@ -20,9 +20,11 @@ struct nvml {
 	__typeof__(&nvmlDeviceGetUUID) uuid;
 	__typeof__(&nvmlDeviceGetMinorNumber) minor;
 	__typeof__(&nvmlDeviceGetMemoryInfo) memory;
+	__typeof__(&nvmlDeviceGetMemoryInfo_v2) memory_v2; // NULL: the driver is older than 510
 };
 
 static int load(void *library, struct nvml *nvml) {
+	nvml->memory_v2 = (__typeof__(nvml->memory_v2))dlsym(library, "nvmlDeviceGetMemoryInfo_v2");
 	return (nvml->init = (__typeof__(nvml->init))dlsym(library, "nvmlInit_v2")) &&
 	       (nvml->shutdown = (__typeof__(nvml->shutdown))dlsym(library, "nvmlShutdown")) &&
 	       (nvml->error = (__typeof__(nvml->error))dlsym(library, "nvmlErrorString")) &&
@@ -31,6 +33,15 @@ static int load(void *library, struct nvml *nvml) {
 	       (nvml->uuid = (__typeof__(nvml->uuid))dlsym(library, "nvmlDeviceGetUUID")) &&
 	       (nvml->minor = (__typeof__(nvml->minor))dlsym(library, "nvmlDeviceGetMinorNumber")) &&
 	       (nvml->memory = (__typeof__(nvml->memory))dlsym(library, "nvmlDeviceGetMemoryInfo"));
+}
+
+// What programs can have of a GPU: its memory less what the driver keeps for itself, which is what CUDA calls the total. 0: not known.
+static uint64_t programs_bytes(const struct nvml *nvml, nvmlDevice_t device) {
+	nvmlMemory_v2_t memory = { .version = nvmlMemory_v2 };
+	if (nvml->memory_v2 != NULL && nvml->memory_v2(device, &memory) == NVML_SUCCESS)
+		return memory.total > memory.reserved ? memory.total - memory.reserved : 0;
+	nvmlMemory_t whole = { 0 }; // does not tell the two apart
+	return nvml->memory(device, &whole) == NVML_SUCCESS ? whole.total : 0;
 }
 
 static int ask(const struct nvml *nvml, struct softmig_node_gpu *gpus, char *why, size_t why_size) {
@@ -44,17 +55,16 @@ static int ask(const struct nvml *nvml, struct softmig_node_gpu *gpus, char *why
 	for (unsigned int i = 0; i < count && found < SOFTMIG_NODE_GPUS; i++) {
 		struct softmig_node_gpu *gpu = &gpus[found];
 		nvmlDevice_t device;
-		nvmlMemory_t memory = { 0 };
 		unsigned int minor;
 		char uuid[96] = "";
 		// A GPU that fell off the bus must not take the others' jobs with it: it is left out, and whoever asks for it is told.
 		if (nvml->handle(i, &device) != NVML_SUCCESS || nvml->uuid(device, uuid, sizeof(uuid)) != NVML_SUCCESS ||
-		    nvml->minor(device, &minor) != NVML_SUCCESS || nvml->memory(device, &memory) != NVML_SUCCESS)
+		    nvml->minor(device, &minor) != NVML_SUCCESS)
 			continue;
-		if (memory.total == 0 || !softmig_limits_parse_uuid(uuid, strlen(uuid), gpu->uuid))
+		gpu->memory_bytes = programs_bytes(nvml, device);
+		if (gpu->memory_bytes == 0 || !softmig_limits_parse_uuid(uuid, strlen(uuid), gpu->uuid))
 			continue;
 		gpu->minor = (int)minor;
-		gpu->memory_bytes = memory.total;
 		found++;
 	}
 	return found;

@@ -9,7 +9,7 @@
 struct softmig_node_gpu {
 	uint8_t uuid[16];
 	int minor; // N of /dev/nvidiaN
-	uint64_t memory_bytes;
+	uint64_t memory_bytes; // that programs can have: NVML's total less what the driver reserves for itself
 };
 
 enum { SOFTMIG_NODE_GPUS = 64 };

@@ -19,12 +19,12 @@ go() { as touch "$LAB/out/go"; }
   # the elements' own ids, not the array's, and their logs bear the task as the library names them
   for task in 5 6 7; do
     raw=$(root squeue -h -j "${id}_$task" -O JobID:20 | tr -d ' ')
-    grep -qx CUDA_DEVICE_MEMORY_LIMIT_0=11517M <<<"$(limit_file n2 "$raw")"
+    grep -qx CUDA_DEVICE_MEMORY_LIMIT_0=11363M <<<"$(limit_file n2 "$raw")"
     [ "$(on n2 stat -c '%U %a' "/var/log/softmig/${raw}_$task.log")" = "$USER1 600" ]
   done
   go
   done_job "$id"
-  for task in 5 6 7; do [[ $(output "$id" "$task") == *" 11517 "* ]]; done
+  for task in 5 6 7; do [[ $(output "$id" "$task") == *" 11363 "* ]]; done
   nothing_left
 }
 three_slices() { [ "$(on n2 sh -c 'ls /run/softmig/*.conf | wc -l')" = 3 ]; }
@@ -33,8 +33,8 @@ three_slices() { [ "$(on n2 sh -c 'ls /run/softmig/*.conf | wc -l')" = 3 ]; }
   whole=$(submit -w n3 --gres=gpu:l40s:1 -- "$wait_go") # so that n3 has an H200 left only
   wait_for RUNNING "$whole"
   output=$(as srun -Q -N2 -w n2,n3 --gres=shard:1 sh -c "$probe | sed s/^/\$SLURMD_NODENAME:/")
-  grep -q "^n2:gpu 0 GPU-[0-9a-f-]* 11517 " <<<"$output"
-  grep -q "^n3:gpu 0 GPU-[0-9a-f-]* 35942 " <<<"$output"
+  grep -q "^n2:gpu 0 GPU-[0-9a-f-]* 11363 " <<<"$output"
+  grep -q "^n3:gpu 0 GPU-[0-9a-f-]* 35788 " <<<"$output"
   go
   done_job "$whole"
   nothing_left
@@ -42,11 +42,11 @@ three_slices() { [ "$(on n2 sh -c 'ls /run/softmig/*.conf | wc -l')" = 3 ]; }
 
 @test "two slices on two GPUs: each GPU has its own limits" {
   output=$(as srun -Q -w n3 --gres=gpu:h200.2:1,gpu:l40s.4:1 "$probe")
-  [[ $output =~ ^gpus\ 2$'\n'gpu\ 0\ ([^ ]*)\ 71885\ [0-9]+$'\n'gpu\ 1\ ([^ ]*)\ 11517\ [0-9]+$ ]]
+  [[ $output =~ ^gpus\ 2$'\n'gpu\ 0\ ([^ ]*)\ 71577\ [0-9]+$'\n'gpu\ 1\ ([^ ]*)\ 11363\ [0-9]+$ ]]
   [ "${BASH_REMATCH[2]}" = "$(uuid_of n3 2)" ]
   # whatever order the program sees them in
   output=$(as srun -Q -w n3 --gres=gpu:h200.2:1,gpu:l40s.4:1 sh -c "CUDA_VISIBLE_DEVICES=2,0,1 $probe")
-  [[ $output =~ gpu\ 0\ $(uuid_of n3 2)\ 11517\  ]]
+  [[ $output =~ gpu\ 0\ $(uuid_of n3 2)\ 11363\  ]]
   nothing_left
 }
 
@@ -58,7 +58,7 @@ three_slices() { [ "$(on n2 sh -c 'ls /run/softmig/*.conf | wc -l')" = 3 ]; }
 
 @test "the components of a heterogeneous job have their slices" {
   output=$(as srun -Q --gres=gpu:l40s.2:1 "$probe" : --gres=gpu:h200.4:1 "$probe")
-  grep -q "GPU-[0-9a-f-]* 23034 " <<<"$output" && grep -q "GPU-[0-9a-f-]* 35942 " <<<"$output"
+  grep -q "GPU-[0-9a-f-]* 22726 " <<<"$output" && grep -q "GPU-[0-9a-f-]* 35788 " <<<"$output"
   nothing_left
 }
 
@@ -86,7 +86,7 @@ three_slices() { [ "$(on n2 sh -c 'ls /run/softmig/*.conf | wc -l')" = 3 ]; }
   until_true grep -qx held "$LAB/out/holder"
   on n2 "$LAB/bin/softmig" slice resize --job "$id" --gpu 0=3/4
   output=$(as srun -Q --jobid="$id" --overlap "$probe")
-  [[ $output == *" 34551 "* ]]
+  [[ $output == *" 34089 "* ]]
   on n2 "$LAB/bin/softmig" slice resize --job "$id" --memory 8G --sm 10
   output=$(as srun -Q --jobid="$id" --overlap sh -c "$probe; $probe fill")
   [[ $output == *" 8192 "* && $output == *"got 0 2" || $output == *"refused 2" ]]
@@ -106,7 +106,7 @@ three_slices() { [ "$(on n2 sh -c 'ls /run/softmig/*.conf | wc -l')" = 3 ]; }
   wait_for PENDING "$id" # for as long as credentials live: the laboratory's, 10 s; 22.05 gives no shards to one that is made to start earlier
   until_true no_state n2
   sliced n2 "$id"
-  [[ $(limit_file n2 "$id") == *23034M* ]]
+  [[ $(limit_file n2 "$id") == *22726M* ]]
   go
   done_job "$id"
   nothing_left
@@ -128,11 +128,11 @@ three_slices() { [ "$(on n2 sh -c 'ls /run/softmig/*.conf | wc -l')" = 3 ]; }
   kill -9 "$(cat "$LAB/run/slurmd.n2.pid")"
   timeout 20 "$lab" node-start n2
   output=$(as srun -Q -w n2 --gres=gpu:l40s.2:1 "$probe")
-  [[ $output == *" 23034 "* ]]
-  [[ $(limit_file n2 "$id") == *11517M* ]]
+  [[ $output == *" 22726 "* ]]
+  [[ $(limit_file n2 "$id") == *11363M* ]]
   go
   done_job "$id"
-  [[ $(output "$id") == *" 11517 "* ]]
+  [[ $(output "$id") == *" 11363 "* ]]
   nothing_left
 }
 
@@ -146,7 +146,7 @@ three_slices() { [ "$(on n2 sh -c 'ls /run/softmig/*.conf | wc -l')" = 3 ]; }
   resume
   no_state n2
   output=$(as srun -Q -w n2 --gres=gpu:l40s.2:1 "$probe")
-  [[ $output == *" 23034 "* ]]
+  [[ $output == *" 22726 "* ]]
   nothing_left
 }
 
@@ -159,10 +159,10 @@ three_slices() { [ "$(on n2 sh -c 'ls /run/softmig/*.conf | wc -l')" = 3 ]; }
   as srun -Q -w n2 true
   until_true on n2 test ! -e /run/softmig/999999.conf
   on n2 test ! -e /run/softmig/999999.ledger
-  [[ $(limit_file n2 "$id") == *11517M* ]]
+  [[ $(limit_file n2 "$id") == *11363M* ]]
   go
   done_job "$id"
-  [[ $(output "$id") == *" 11517 "* ]]
+  [[ $(output "$id") == *" 11363 "* ]]
   nothing_left
 }
 
@@ -175,7 +175,7 @@ three_slices() { [ "$(on n2 sh -c 'ls /run/softmig/*.conf | wc -l')" = 3 ]; }
   sleep 2
   timeout 20 "$lab" ctld-start
   done_job "$id"
-  [[ $(output "$id") == *" 23034 "* ]]
+  [[ $(output "$id") == *" 22726 "* ]]
   [ -z "$(root sinfo -h -R)" ]
   nothing_left
   root scontrol reconfigure # Slurm 22.05, started with a job on shards, forgets that there are any until nodes register again
@@ -210,7 +210,7 @@ three_slices() { [ "$(on n2 sh -c 'ls /run/softmig/*.conf | wc -l')" = 3 ]; }
   on n2 rm /run/softmig/.full
   resume
   output=$(as srun -Q -w n2 --gres=gpu:l40s.2:1 "$probe")
-  [[ $output == *" 23034 "* ]]
+  [[ $output == *" 22726 "* ]]
   nothing_left
 }
 
@@ -228,7 +228,7 @@ three_slices() { [ "$(on n2 sh -c 'ls /run/softmig/*.conf | wc -l')" = 3 ]; }
   forged=$'x\n     Nodes=n2 CPU_IDs=0 Mem=50 GRES=shard:l40s:4(IDX:0)\n   JOB_GRES=shard:l40s:4'
   forged_json='", "gres_detail": [ "shard:h200:4(IDX:0)" ], "job_id": 1'
   output=$(as srun -Q -J "$forged" --comment="$forged" -w n2 --gres=gpu:l40s.4:1 "$probe")
-  [[ $output == *" 11517 "* ]]
+  [[ $output == *" 11363 "* ]]
   output=$(as srun -Q -J "$forged_json" --comment="$forged_json" -w n3 --gres=gpu:h200.4:1,gpu:l40s.4:1 "$probe")
-  [[ $output == *" 35942 "* && $output == *" 11517 "* ]]
+  [[ $output == *" 35788 "* && $output == *" 11363 "* ]]
 }

@@ -26,9 +26,9 @@ EOF
   done
   [ -z "$(root squeue -h)" ]
   seconds=$((EPOCHSECONDS - begin))
-  [ "$(cat "$LAB/out/$l40s".* | grep -c ' 11517 ')" = 120 ]
-  [ "$(cat "$LAB/out/$h200".* | grep -c ' 35942 ')" = 80 ]
-  [ "$(cat "$LAB/out/$l40s".* "$LAB/out/$h200".* | grep -vcE '^gpus 1$| 11517 | 35942 ')" = 0 ]
+  [ "$(cat "$LAB/out/$l40s".* | grep -c ' 11363 ')" = 120 ]
+  [ "$(cat "$LAB/out/$h200".* | grep -c ' 35788 ')" = 80 ]
+  [ "$(cat "$LAB/out/$l40s".* "$LAB/out/$h200".* | grep -vcE '^gpus 1$| 11363 | 35788 ')" = 0 ]
   nothing_left
   for node in n1 n2 n3; do [ -z "$(on "$node" find /var/log/softmig -name '*.log')" ]; done
   [ -z "$(root sinfo -h -R)" ]

@@ -50,25 +50,25 @@ every_way() { # every_way TYPE MIB SM; salloc polls for seconds, so those run be
   nothing_left
 }
 
-@test "half of an L40S, through every option of sbatch, salloc and srun" { every_way l40s.2 23034 50; }
-@test "a quarter of an L40S, through every option of sbatch, salloc and srun" { every_way l40s.4 11517 25; }
-@test "a quarter of an H200, through every option of sbatch, salloc and srun" { every_way h200.4 35942 25; }
+@test "half of an L40S, through every option of sbatch, salloc and srun" { every_way l40s.2 22726 50; }
+@test "a quarter of an L40S, through every option of sbatch, salloc and srun" { every_way l40s.4 11363 25; }
+@test "a quarter of an H200, through every option of sbatch, salloc and srun" { every_way h200.4 35788 25; }
 
 @test "shards asked for directly give the same slice" {
-  output=$(see srun --gres=shard:l40s:1) && is_slice 11517 25
-  output=$(see srun -w n3 --gres=shard:h200:3) && is_slice 107828 75
-  output=$(see srun -w n2 --gres=shard:2) && is_slice 23034 50
+  output=$(see srun --gres=shard:l40s:1) && is_slice 11363 25
+  output=$(see srun -w n3 --gres=shard:h200:3) && is_slice 107366 75
+  output=$(see srun -w n2 --gres=shard:2) && is_slice 22726 50
   # all of a GPU by shards: the driver keeps some of its memory for itself
   output=$(see srun -w n2 --gres=shard:4)
   [[ $output =~ ^gpus\ 1$'\n'gpu\ 0\ GPU-[0-9a-f-]{36}\ 45452\  ]]
-  grep -qx CUDA_DEVICE_MEMORY_LIMIT_0=46068M <<<"$output" && grep -qx CUDA_DEVICE_SM_LIMIT_0=100 <<<"$output"
+  grep -qx CUDA_DEVICE_MEMORY_LIMIT_0=45452M <<<"$output" && grep -qx CUDA_DEVICE_SM_LIMIT_0=100 <<<"$output"
 }
 
 @test "an inner srun stays in the job's slice, whichever option the job was asked with" {
   for option in --gres=gpu:l40s.2:1 --gpus=l40s.2:1 --gpus-per-node=l40s.2:1 "--gpus-per-task=l40s.2:1 -n1"; do
     # shellcheck disable=SC2086
     output=$(batch $option -- "srun $probe; cat /var/run/softmig/\$SLURM_JOB_ID.conf")
-    is_slice 23034 50
+    is_slice 22726 50
   done
 }
 
@@ -98,6 +98,22 @@ every_way() { # every_way TYPE MIB SM; salloc polls for seconds, so those run be
   as touch "$LAB/out/go"
   for id in "${ids[@]}"; do wait_for COMPLETED "$id"; done
   nothing_left
+}
+
+@test "four quarters hold all of their memory at once" {
+  local ids=() id
+  rm -f "$LAB/out/go4"
+  # each all that its slice has left beside its context, in the driver's granules of 2 MiB
+  for _ in 1 2 3 4; do
+    ids+=("$(submit -w n2 --gres=gpu:l40s.4:1 -- "$probe hold \$($probe | awk '{ m = \$5 } END { print m - m % 2 }') $LAB/out/go4")")
+  done
+  for id in "${ids[@]}"; do until_true grep -qs . "$LAB/out/$id.4294967294"; done
+  as touch "$LAB/out/go4"
+  [ "$(for id in "${ids[@]}"; do output "$id"; done)" = "held
+held
+held
+held" ]
+  for id in "${ids[@]}"; do wait_for COMPLETED "$id"; done
 }
 
 @test "slices and whole GPUs never share a GPU" {
@@ -143,7 +159,7 @@ refused() {
 
 @test "status tells the slice from inside the job" {
   json=$(as srun -Q --gres=gpu:l40s.2:1 "$LAB/bin/softmig" status --json)
-  [ "$(jq -c '.gpus | map([.memory_limit_bytes, .sm_limit_pct])' <<<"$json")" = "[[$((23034 << 20)),50]]" ]
+  [ "$(jq -c '.gpus | map([.memory_limit_bytes, .sm_limit_pct])' <<<"$json")" = "[[$((22726 << 20)),50]]" ]
 }
 
 @test "the controller refuses the same when the client's filter is off" {
@@ -163,7 +179,7 @@ refused() {
     id=$(plain sbatch --parsable -o "$LAB/out/%A.%a" $option --wrap="srun $probe; cat /var/run/softmig/\$SLURM_JOB_ID.conf")
     done_job "$id"
     output=$(output "$id")
-    is_slice 23034 50
+    is_slice 22726 50
   done
 }
 
@@ -184,7 +200,7 @@ refused() {
   as scontrol release "$id"
   done_job "$id"
   output=$(output "$id")
-  is_slice 11517 25
+  is_slice 11363 25
 }
 
 @test "an error in the plugin refuses jobs instead of accepting them" {
@@ -204,7 +220,7 @@ refused() {
   mkdir -p "$LAB/share"
   cp "$SOURCE"/src/slurm/*.lua "$LAB/share/"
   sed "s|/usr/share/softmig/slurm|$LAB/share|" "$SOURCE/src/slurm/examples/job_submit.lua" >"$LAB/etc/job_submit.lua"
-  output=$(see srun --gres=gpu:l40s.4:1) && is_slice 11517 25
+  output=$(see srun --gres=gpu:l40s.4:1) && is_slice 11363 25
   run as env SLURM_CONF="$LAB/etc/slurm-nofilter.conf" sbatch --gres=gpu:l40s.3:1 --wrap=true
   [ "$status" = 1 ] && [[ $output == *"not offered"* ]]
 }
