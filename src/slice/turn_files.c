@@ -18,6 +18,9 @@
 // Outside Slurm nobody removes a finished job's page; one that has been silent for this long is nobody's.
 #define SILENT_NS (UINT64_C(3600) * 1000000000)
 
+// Each miss of a creator is another job's removal: nobody removes so many in the microseconds that a page takes.
+#define CREATE_TRIES 100
+
 // As getdents64 gives it; the C library's readdir allocates.
 struct entry {
 	uint64_t inode;
@@ -73,10 +76,10 @@ static int map_page(int directory, const char *name, int flags, uid_t owner, uin
 	return error;
 }
 
-int softmig_turn_create(const char *base, const char *uuid, uint64_t job, uid_t uid, gid_t gid)
+static int create_page(const char *base, const char *uuid, uint64_t job, uid_t uid, gid_t gid)
 {
 	char path[160];
-	int kept = errno, error = make_directory(base, 0755);
+	int error = make_directory(base, 0755);
 	softmig_format(path, sizeof(path), "%s/%s", base, uuid);
 	if (!error)
 		error = make_directory(path, 0755);
@@ -100,8 +103,24 @@ int softmig_turn_create(const char *base, const char *uuid, uint64_t job, uid_t 
 	}
 	if (directory >= 0)
 		softmig_sys_close(directory);
+	return error;
+}
+
+int softmig_turn_create(const char *base, const char *uuid, uint64_t job, uid_t uid, gid_t gid)
+{
+	int kept = errno, error = ENOENT;
+	// Whoever removes the last page beside us takes the directories along, between any two of our steps: then from the beginning.
+	for (int i = 0; i < CREATE_TRIES && error == ENOENT; i++)
+		error = create_page(base, uuid, job, uid, gid);
 	errno = kept;
 	return error;
+}
+
+// Only while it is empty: the kernel decides, so a page made meanwhile stays.
+static int remove_empty(const char *path)
+{
+	bool fine = syscall(SYS_unlinkat, AT_FDCWD, path, AT_REMOVEDIR) == 0 || errno == ENOENT || errno == ENOTEMPTY || errno == EEXIST;
+	return fine ? 0 : errno;
 }
 
 int softmig_turn_remove(const char *base, const char *uuid, uint64_t job)
@@ -111,6 +130,11 @@ int softmig_turn_remove(const char *base, const char *uuid, uint64_t job)
 	softmig_format(path, sizeof(path), "%s/%s/%llu", base, uuid, (unsigned long long)job);
 	if (syscall(SYS_unlinkat, AT_FDCWD, path, 0) != 0 && errno != ENOENT)
 		error = errno;
+	softmig_format(path, sizeof(path), "%s/%s", base, uuid);
+	if (!error)
+		error = remove_empty(path);
+	if (!error)
+		error = remove_empty(base);
 	errno = kept;
 	return error;
 }

@@ -27,7 +27,8 @@ struct softmig_turn_directory {
 	uint64_t listed_ns;
 };
 
-// For root: makes base/UUID and the page of a job in it; removes the page. uuid as text ("GPU-..."). Returns 0 or errno.
+// For root: makes base/UUID and the page of a job in it; removes the page, and the two directories when they are empty then. Both may run
+// beside each other for several jobs. uuid as text ("GPU-..."). Returns 0 or errno.
 int softmig_turn_create(const char *base, const char *uuid, uint64_t job, uid_t uid, gid_t gid);
 int softmig_turn_remove(const char *base, const char *uuid, uint64_t job);
 

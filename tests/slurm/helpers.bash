@@ -62,7 +62,7 @@ until_true() { # until_true COMMAND...: within 30 s
 }
 no_state() { # nothing of any job on NODE
   local left
-  left=$(on "$1" find /run/softmig -type f ! -name '.*')
+  left=$(on "$1" find /run/softmig -mindepth 1 ! -name '.*')
   [ -z "$left" ]
 }
 cancel_all() { # what an earlier test left

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "slice/turn_files.h"
@@ -60,6 +61,54 @@ static void a_page_is_the_users_own_and_its_neighbours_can_read_it(void **state)
 	assert_int_equal(softmig_turn_remove(base, UUID, 77), 0);
 	assert_int_equal(stat(path_of("77"), &status), -1);
 	assert_int_equal(softmig_turn_remove(base, UUID, 77), 0); // already gone
+}
+
+static void the_last_page_takes_its_directories_along(void **state)
+{
+	struct stat status;
+	char turns[80], inside[160];
+	(void)state;
+	if (geteuid() != 0)
+		skip();
+	snprintf(turns, sizeof turns, "%s/turns", base);
+	assert_int_equal(softmig_turn_create(turns, UUID, 7, 1, 1), 0);
+	assert_int_equal(softmig_turn_create(turns, UUID, 8, 1, 1), 0);
+	assert_int_equal(softmig_turn_create(turns, "GPU-other", 8, 1, 1), 0);
+	assert_int_equal(softmig_turn_remove(turns, UUID, 7), 0);
+	snprintf(inside, sizeof inside, "%s/" UUID "/8", turns);
+	assert_int_equal(stat(inside, &status), 0);
+	assert_int_equal(softmig_turn_remove(turns, UUID, 8), 0);
+	snprintf(inside, sizeof inside, "%s/" UUID, turns);
+	assert_int_equal(stat(inside, &status), -1);
+	assert_int_equal(softmig_turn_remove(turns, "GPU-other", 8), 0);
+	assert_int_equal(stat(turns, &status), -1);
+	assert_int_equal(softmig_turn_remove(turns, UUID, 8), 0); // already gone
+}
+
+static void who_makes_a_page_while_another_removes_the_last_one_gets_it(void **state)
+{
+	enum { ROUNDS = 3000 };
+	char turns[80];
+	int status;
+	(void)state;
+	if (geteuid() != 0)
+		skip();
+	snprintf(turns, sizeof turns, "%s/turns", base);
+	pid_t child = fork();
+	assert_true(child >= 0);
+	for (int round = 0; round < ROUNDS; round++) {
+		int made = softmig_turn_create(turns, UUID, child == 0 ? 1 : 2, 1, 1);
+		int removed = made ? made : softmig_turn_remove(turns, UUID, child == 0 ? 1 : 2);
+		if (child == 0 && removed)
+			_exit(1);
+		if (removed)
+			fail_msg("round %d: %s", round, strerror(removed));
+	}
+	if (child == 0)
+		_exit(0);
+	assert_int_equal(waitpid(child, &status, 0), child);
+	assert_int_equal(status, 0);
+	assert_int_equal(rmdir(base), 0); // nothing is left in it
 }
 
 static void two_jobs_of_root_see_each_other(void **state)
@@ -220,6 +269,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 		TEST(a_page_is_the_users_own_and_its_neighbours_can_read_it),
+		TEST(the_last_page_takes_its_directories_along),
+		TEST(who_makes_a_page_while_another_removes_the_last_one_gets_it),
 		TEST(two_jobs_of_root_see_each_other),
 		TEST(a_user_makes_his_own_and_old_ones_go),
 		TEST(what_another_could_have_made_is_refused),
