@@ -89,12 +89,15 @@ class Job:
 class Watcher:
     """The judge outside: highest sum of bytes per session and GPU that NVML showed."""
 
+    def __init__(self, ceiling=0):
+        self.ceiling = ceiling  # MiB; above it, each look is told of
+
     def __enter__(self):
-        self.peaks, self.samples, self.who = {}, 0, {}
+        self.peaks, self.samples, self.who, self.overs = {}, 0, {}, []
         self.started = time.monotonic()
         self.process = None
         try:
-            self.process = subprocess.Popen([os.path.join(PROGRAMS, "watcher"), "500" if SIM else "0"], env=environment(), stdin=subprocess.PIPE,
+            self.process = subprocess.Popen([os.path.join(PROGRAMS, "watcher"), "500" if SIM else "0", str(self.ceiling)], env=environment(), stdin=subprocess.PIPE,
                                             stdout=subprocess.PIPE, text=True)
             self.process.stdout.readline()
         except OSError as error:
@@ -117,6 +120,10 @@ class Watcher:
                 self.peaks.setdefault(session, {})[gpu] = peak
                 self.who[session, gpu] = match.group(5)
                 self.samples = samples
+            match = re.match(r"@over (-?\d+) (\d+) (\d+) (\d+) (\d+)(.*)", line)
+            if match:
+                changes = {int(pid): int(change) for pid, change in (pair.split(":") for pair in match.group(6).split())}
+                self.overs.append({"bytes": int(match.group(3)), "before_ns": int(match.group(4)), "now_ns": int(match.group(5)), "changes": changes})
 
 
 class Report:
@@ -189,9 +196,9 @@ class Report:
         return 1 if self.failed or not self.passed else 0
 
 
-def run_jobs(report, jobs, at_once, watch=True):
-    """Runs jobs, several at a time, beside one watcher, and reports them in order."""
-    with Watcher() as watcher:
+def run_jobs(report, jobs, at_once, watch=True, ceiling=0):
+    """Runs jobs, several at a time, beside one watcher, and reports them in order. ceiling: MiB that one of them alone must not exceed."""
+    with Watcher(ceiling) as watcher:
         with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
             list(pool.map(Job.run, jobs))
         time.sleep(0.1)

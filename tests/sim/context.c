@@ -57,6 +57,8 @@ CUresult sim_gpu_charge(int gpu, int ordinal, uint64_t bytes)
 		if (sim_slot < 0)
 			sim_slot = sim_process_claim();
 		bool granted = sim_slot >= 0 && sim_charge(sim_slot, gpu, bytes);
+		if (granted)
+			sim_witness(gpu, bytes);
 		sim_unlock();
 		if (granted)
 			return CUDA_SUCCESS;

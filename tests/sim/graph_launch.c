@@ -118,9 +118,10 @@ CUresult cuDeviceGraphMemTrim(CUdevice device)
 		sim_stream_wait_idle(context, -1); // what a running graph uses is not idle
 	sim_enter();
 	struct CUmemPoolHandle_st *pool = sim_pool_graph(device);
-	if (pool != NULL && pool->reserved_bytes > pool->used_bytes) {
-		sim_gpu_uncharge(pool->gpu, pool->reserved_bytes - pool->used_bytes);
-		pool->reserved_bytes = pool->used_bytes;
+	uint64_t kept = pool == NULL ? 0 : sim_round_up(pool->used_bytes, SIM_POOL_CHUNK);
+	if (pool != NULL && pool->reserved_bytes > kept) {
+		sim_gpu_uncharge(pool->gpu, pool->reserved_bytes - kept);
+		pool->reserved_bytes = kept;
 	}
 	sim_leave();
 	return CUDA_SUCCESS;

@@ -151,6 +151,8 @@ CUresult sim_context_check(struct CUctx_st *context);  // of a handle given
 CUresult sim_context_charge(struct CUctx_st *context, uint64_t bytes); // with device OOM; sim_enter held
 void sim_context_uncharge(struct CUctx_st *context, uint64_t bytes);
 CUresult sim_gpu_charge(int gpu, int ordinal, uint64_t bytes); // without a context
+// Tells the witness, if there is one, that bytes more are held (lock held); see witness.c.
+void sim_witness(int gpu, uint64_t bytes);
 void sim_gpu_uncharge(int gpu, uint64_t bytes);
 CUresult sim_context_synchronize(struct CUctx_st *context);
 CUresult sim_context_need(

@@ -2,10 +2,12 @@
 // The fight for memory: processes of one slice take memory in every way the driver has, at random, free it at random, are
 // killed at random and restarted. The judge is outside (watcher.c); this program counts what each way was granted and
 // refused, that no other error ever came, that memory kept what was written into it, and that afterwards one process can
-// have everything again. Owns: the fight. The ways themselves: ways.h.
-//   fighter fight PROCESSES SECONDS [SEED]    the fight; FIGHT_WAYS=0,4,7 in the environment: with these ways alone
+// have everything again. Owns: the fight. The ways themselves: ways.h; what was done when: steps.h.
+//   fighter fight PROCESSES SECONDS [SEED]    the fight; FIGHT_WAYS=0,4,7 in the environment: with these ways alone; FIGHT_LOG=FILE: see steps.h
+//   fighter ways                              their names, from 0
 //   fighter fill LIMIT_MIB                    one process takes all that is left beside its context
 //   fighter audit SECONDS [SEED]              one process alone: after each step, does the driver hold more than the slice was charged?
+//                                             FIGHT_TELL=1: a line for each step that made it so
 //   fighter churn PROCESSES                   so many short lives, eight at a time: each gets its context and memory, exits or is killed
 //   fighter toil STEPS [SEED]                 one long life: what it has grown by in memory, mappings and descriptors between a quarter and the end
 //   fighter outlive                           whose is memory that another process holds open when its owner dies? Measures, judges nothing
@@ -21,8 +23,9 @@
 #include <unistd.h>
 
 #include "check.h"
+#include "nvml_self.h"
+#include "steps.h"
 #include "ways.h"
-#include "preload/abi/nvml_types.h"
 
 #define MAX_PROCESSES 128
 #define THINGS 24
@@ -101,10 +104,14 @@ static void *work(void *argument)
 	CU(cuCtxSetCurrent)(worker->context);
 	for (;;) {
 		if (count == THINGS || (count > 0 && rand_r(&seed) % 100 < 42)) {
-			int which = rand_r(&seed) % count;
+			int which = rand_r(&seed) % count, way = things[which].way;
+			struct step *reading = step_begin(STEP_READ, way, things[which].bytes);
 			if (!thing_intact(&things[which]))
 				arena->corrupted++;
-			ways[things[which].way].give(&things[which]);
+			step_end(reading, CUDA_SUCCESS);
+			struct step *giving = step_begin(STEP_GIVE, way, things[which].bytes);
+			ways[way].give(&things[which]);
+			step_end(giving, CUDA_SUCCESS);
 			things[which] = things[--count];
 			continue;
 		}
@@ -115,11 +122,15 @@ static void *work(void *argument)
 		thing->seed = (unsigned)rand_r(&seed);
 		thing->bytes = random_size(&seed);
 		thing->bazaar = &arena->bazaar;
+		struct step *taking = step_begin(STEP_TAKE, thing->way, thing->bytes);
 		CUresult code = ways[thing->way].take(thing);
+		step_end(taking, code);
 		note(thing->way, code);
 		if (code != CUDA_SUCCESS)
 			continue;
+		struct step *marking = step_begin(STEP_MARK, thing->way, thing->bytes);
 		thing_mark(thing);
+		step_end(marking, CUDA_SUCCESS);
 		count++;
 	}
 	return NULL;
@@ -128,11 +139,13 @@ static void *work(void *argument)
 static bool open_gpu(struct worker *worker)
 {
 	driver_open();
+	struct step *opening = step_begin(STEP_CONTEXT, 0, 0);
 	CUresult code = CU(cuInit)(0);
 	if (code == CUDA_SUCCESS)
 		code = CU(cuDeviceGet)(&worker->device, 0);
 	if (code == CUDA_SUCCESS)
 		code = CU(cuDevicePrimaryCtxRetain)(&worker->context, worker->device);
+	step_end(opening, code);
 	if (code == CUDA_SUCCESS)
 		CU(cuCtxSetCurrent)(worker->context);
 	if (code != CUDA_SUCCESS && code != CUDA_ERROR_OUT_OF_MEMORY) {
@@ -276,55 +289,38 @@ static int together(int processes, unsigned long long limit)
 	return check_failures != 0;
 }
 
-// NVML's bytes for this process, 0 if it does not know it.
-static unsigned long long nvml_bytes(void)
-{
-	static nvmlReturn_t (*list)(nvmlDevice_t, unsigned int *, nvmlProcessInfo_v2_t *);
-	static nvmlDevice_t device;
-	nvmlProcessInfo_v2_t processes[64];
-	unsigned int count = 64;
-	if (list == NULL) {
-		void *nvml = dlopen("libnvidia-ml.so.1", RTLD_NOW);
-		nvmlReturn_t (*init)(void) = nvml ? (nvmlReturn_t (*)(void))dlsym(nvml, "nvmlInit_v2") : NULL;
-		nvmlReturn_t (*find)(unsigned int, nvmlDevice_t *) =
-			nvml ? (nvmlReturn_t (*)(unsigned int, nvmlDevice_t *))dlsym(nvml, "nvmlDeviceGetHandleByIndex_v2") : NULL;
-		if (init == NULL || find == NULL || init() != NVML_SUCCESS || find(0, &device) != NVML_SUCCESS)
-			return 0;
-		list = (__typeof__(list))dlsym(nvml, "nvmlDeviceGetComputeRunningProcesses_v2");
-	}
-	if (list == NULL || list(device, &count, processes) != NVML_SUCCESS)
-		return 0;
-	for (unsigned int i = 0; i < count; i++)
-		if (processes[i].pid == (unsigned)getpid())
-			return processes[i].usedGpuMemory;
-	return 0;
-}
-
 static int audit(double seconds, unsigned seed)
 {
 	struct worker worker = { .seed = seed };
 	struct thing things[THINGS];
-	unsigned long long worst[WAYS] = { 0 }, steps[WAYS] = { 0 }, before = 0;
+	unsigned long long worst[WAYS] = { 0 }, steps[WAYS] = { 0 }, before = 0, step = 0, sum = 0;
+	bool tell = getenv("FIGHT_TELL") != NULL;
 	int count = 0;
 	if (!check_true(open_gpu(&worker), "one process alone gets a context"))
 		return 1;
-	for (double end = now() + seconds; now() < end;) {
-		int way;
-		if (count == THINGS || (count > 0 && rand_r(&seed) % 100 < 45)) {
-			int which = rand_r(&seed) % count;
+	for (double end = now() + seconds; now() < end; step++) {
+		int way, which = count == 0 ? 0 : rand_r(&seed) % count;
+		bool give = count == THINGS || (count > 0 && rand_r(&seed) % 100 < 45);
+		CUresult code = CUDA_SUCCESS;
+		size_t bytes;
+		if (give) {
 			way = things[which].way;
+			bytes = things[which].bytes;
 			ways[way].give(&things[which]);
 			things[which] = things[--count];
 		} else {
 			struct thing *thing = &things[count];
 			memset(thing, 0, sizeof *thing);
-			way = thing->way = rand_r(&seed) % WAYS;
+			way = thing->way = allowed[rand_r(&seed) % allowed_count];
 			thing->device = worker.device;
 			thing->seed = (unsigned)rand_r(&seed);
-			thing->bytes = random_size(&seed);
+			thing->bytes = bytes = random_size(&seed);
 			thing->bazaar = &arena->bazaar;
-			if (ways[way].take(thing) == CUDA_SUCCESS)
+			code = ways[way].take(thing);
+			if (code == CUDA_SUCCESS) {
+				thing_mark(thing);
 				count++;
+			}
 		}
 		size_t free_bytes = 0, total = 0;
 		unsigned long long held = nvml_bytes();
@@ -334,12 +330,16 @@ static int audit(double seconds, unsigned seed)
 		unsigned long long uncharged = held > charged ? held - charged : 0;
 		if (uncharged > before && uncharged - before > worst[way])
 			worst[way] = uncharged - before; // this step's doing
+		if (uncharged > before) {
+			sum += uncharged - before;
+			if (tell)
+				printf("@grew\tstep %llu\t%s %s of %zu bytes: %d\t%llu KiB more, held %llu KiB, charged %llu KiB, unforeseen in all %llu KiB\n", step,
+				       give ? "give" : "take", ways[way].name, bytes, (int)code, (uncharged - before) >> 10, held >> 10, charged >> 10, sum >> 10);
+		}
 		before = uncharged;
 	}
-	for (int way = 0; way < WAYS; way++)
-		// One block of 2 MiB may change hands between kinds of memory within a step: NVML tells at the next settling.
-		check(worst[way] <= 2 * MIB, ways[way].name, "a block of 2 MiB more than charged at most\t%llu MiB, in %llu steps", worst[way] >> 20,
-		      steps[way]);
+	for (int i = 0; i < allowed_count; i++)
+		check(worst[allowed[i]] == 0, ways[allowed[i]].name, "never more than charged\t%llu MiB, in %llu steps", worst[allowed[i]] >> 20, steps[allowed[i]]);
 	return check_failures != 0;
 }
 
@@ -474,6 +474,11 @@ int main(int argc, char **argv)
 {
 	arena = mmap(NULL, sizeof *arena, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	choose_ways();
+	steps_open(getenv("FIGHT_LOG"));
+	for (int i = 0; argc == 2 && strcmp(argv[1], "ways") == 0 && i < WAYS; i++)
+		puts(ways[i].name);
+	if (argc == 2 && strcmp(argv[1], "ways") == 0)
+		return 0;
 	if (argc >= 4 && strcmp(argv[1], "fight") == 0)
 		return fight(atoi(argv[2]), atof(argv[3]), argc > 4 ? (unsigned)atoi(argv[4]) : 1);
 	if (argc >= 3 && strcmp(argv[1], "audit") == 0)
@@ -488,6 +493,6 @@ int main(int argc, char **argv)
 		return fill(strtoull(argv[2], NULL, 10) * MIB);
 	if (argc >= 4 && strcmp(argv[1], "together") == 0)
 		return together(atoi(argv[2]), strtoull(argv[3], NULL, 10) * MIB);
-	fputs("usage: fighter fight PROCESSES SECONDS [SEED] | audit SECONDS [SEED] | churn PROCESSES | toil STEPS [SEED] | outlive | fill LIMIT_MIB | together PROCESSES LIMIT_MIB\n", stderr);
+	fputs("usage: fighter fight PROCESSES SECONDS [SEED] | ways | audit SECONDS [SEED] | churn PROCESSES | toil STEPS [SEED] | outlive | fill LIMIT_MIB | together PROCESSES LIMIT_MIB\n", stderr);
 	return 2;
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The judge: runs outside every slice and asks NVML, as fast as it can, how many bytes each process holds on each GPU.
 // Sums them by process session (each slice under test is started in one of its own) and prints, when its standard input
-// ends, one line per session and GPU: "@peak SESSION GPU BYTES SAMPLES WHO". watcher [PAUSE_US].
+// ends, one line per session and GPU: "@peak SESSION GPU BYTES SAMPLES WHO". With a ceiling, also each look that found a session above it
+// when the look before had not: "@over SESSION GPU BYTES BEFORE_NS NOW_NS PID:CHANGE ..." (CLOCK_MONOTONIC). watcher [PAUSE_US [CEILING_MIB]].
 #include <dlfcn.h>
 #include <poll.h>
 #include <stdbool.h>
@@ -21,6 +22,7 @@
 struct session {
 	int id;
 	unsigned long long sum[MAX_GPUS], peak[MAX_GPUS];
+	bool over[MAX_GPUS];
 	char who[MAX_GPUS][400]; // the processes at the peak
 };
 
@@ -51,9 +53,47 @@ static struct session *session_of(unsigned pid)
 	return &sessions[session_count++];
 }
 
+struct look {
+	unsigned count;
+	nvmlProcessInfo_t process[MAX_PROCESSES];
+	unsigned long long at_ns;
+};
+static struct look looks[MAX_GPUS][2]; // this one and the one before, in turn
+
+static unsigned long long now_ns(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (unsigned long long)t.tv_sec * 1000000000u + (unsigned long long)t.tv_nsec;
+}
+
+static unsigned long long bytes_of(const struct look *look, unsigned pid)
+{
+	for (unsigned i = 0; i < look->count; i++)
+		if (look->process[i].pid == pid)
+			return look->process[i].usedGpuMemory;
+	return 0;
+}
+
+static void tell_over(const struct session *session, unsigned gpu, const struct look *before, const struct look *look)
+{
+	static int told;
+	if (told++ >= 40)
+		return;
+	printf("@over %d %u %llu %llu %llu", session->id, gpu, session->sum[gpu], before->at_ns, look->at_ns);
+	for (unsigned i = 0; i < look->count; i++) {
+		unsigned pid = look->process[i].pid;
+		long long change = (long long)look->process[i].usedGpuMemory - (long long)bytes_of(before, pid);
+		if (session_of(pid) == session && change != 0)
+			printf(" %u:%lld", pid, change);
+	}
+	putchar('\n');
+}
+
 int main(int argc, char **argv)
 {
 	const unsigned pause_us = argc > 1 ? (unsigned)atoi(argv[1]) : 0;
+	const unsigned long long ceiling = argc > 2 && atoll(argv[2]) > 0 ? (unsigned long long)atoll(argv[2]) << 20 : ~0ull;
 	void *library = dlopen("libnvidia-ml.so.1", RTLD_NOW);
 	if (library == NULL)
 		return fprintf(stderr, "no NVML: %s\n", dlerror()), 1;
@@ -74,15 +114,25 @@ int main(int argc, char **argv)
 	unsigned long samples = 0;
 	for (struct pollfd input = { .fd = 0, .events = POLLIN }; poll(&input, 1, 0) == 0; samples++) {
 		for (unsigned g = 0; g < count; g++) {
-			nvmlProcessInfo_t process[MAX_PROCESSES];
+			struct look *look = &looks[g][samples % 2], *before = &looks[g][(samples + 1) % 2];
+			nvmlProcessInfo_t *process = look->process;
 			unsigned n = MAX_PROCESSES;
-			if (nvmlDeviceGetComputeRunningProcesses_v3_(device[g], &n, process) != NVML_SUCCESS)
+			nvmlReturn_t seen = nvmlDeviceGetComputeRunningProcesses_v3_(device[g], &n, process);
+			look->at_ns = now_ns();
+			look->count = seen == NVML_SUCCESS ? n : 0;
+			if (seen != NVML_SUCCESS)
 				continue;
 			for (int s = 0; s < session_count; s++)
 				sessions[s].sum[g] = 0;
 			for (unsigned i = 0; i < n; i++)
 				if (process[i].usedGpuMemory != ~0ull)
 					session_of(process[i].pid)->sum[g] += process[i].usedGpuMemory;
+			for (int s = 0; s < session_count; s++) {
+				bool over = sessions[s].sum[g] > ceiling;
+				if (over && !sessions[s].over[g])
+					tell_over(&sessions[s], g, before, look);
+				sessions[s].over[g] = over;
+			}
 			for (int s = 0; s < session_count; s++) {
 				if (sessions[s].sum[g] <= sessions[s].peak[g])
 					continue;
