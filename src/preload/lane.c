@@ -299,8 +299,8 @@ static void learn(const struct softmig_lane_batch *batch, uint64_t from_ns, uint
 	uint64_t expected_ns = batch->estimate_ns, actual_ns = to_ns - from_ns;
 	scene->estimated_ns += expected_ns;
 	scene->completions++;
-	if (batch->disturbed || scene->sharers > 0)
-		return;
+	if ((batch->disturbed || scene->sharers > 0) && actual_ns >= expected_ns)
+		return; // alone it would have taken less: nothing is learned from that
 	if (scene->crowd_ns >= from_ns) {
 		uint64_t shared_ns = expected_ns / 1000 * scene->crowd_permille;
 		actual_ns = shared_ns < actual_ns ? shared_ns : actual_ns;

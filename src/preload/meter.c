@@ -25,7 +25,7 @@
 // Around an awaited moment: wake up so much earlier, then poll.
 #define EARLY_NS (80 * US)
 // The job's other GPUs matter when they are ready this soon.
-#define LEVEL_NS (40 * MS)
+#define LEVEL_NS (150 * MS)
 // See is_stuck: no batch done for so long, though there is work; nothing gained in so long, for small commands and others.
 #define STUCK_NS (300 * MS)
 #define STARVED_NS (2000 * MS)
@@ -364,6 +364,7 @@ static uint64_t admit(struct meter *meter, uint64_t estimate_ns, uint64_t now_ns
 		                               .pct = pct_of(meter, limits),
 		                               .borrow = limits->share_mode == SOFTMIG_SHARE_BORROW,
 		                               .in_flight = drains_ns != 0,
+		                               .streams = now_ns < meter->scene.crowd_ns + CROWD_NS,
 		                               .outstanding_ns = drains_ns > now_ns ? drains_ns - now_ns : 0,
 		                               .estimate_ns = estimate_ns,
 		                               .level_ns = meter->gate.over ? level(meter, now_ns) : 0};

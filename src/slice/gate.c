@@ -17,14 +17,14 @@
 #define STRETCH_TURN_NS (4 * MS)
 #define STRETCH_PER_PCT_NS (MS / 10)
 #define STRETCH_TURN_PER_PCT_NS (MS / 5)
-// Several processes of a job are time-sliced among themselves, the better the longer they work.
-#define STRETCH_SIBLINGS_NS (6 * MS)
-#define STRETCH_SIBLINGS_PER_PCT_NS (MS * 3 / 10)
+// Streams and processes that work side by side begin and end a stretch one after another, and the GPU is not full then. [H200] 4 streams
+// lose 1 ms of work by it: a tenth at stretches of 8 ms. Theirs are so long that a stretch and its pause take 150 ms.
+#define PERIOD_SIDE_BY_SIDE_NS (150 * MS)
 // Neighbours come and go with every turn; what a job saved up while it waited for them it keeps so long.
 #define CONTESTED_NS ((uint64_t)(200 * MS))
 // See lacks_tokens: debt that does not stop a job in its turn.
 #define TURN_DEBT_NS (20 * MS)
-#define SIBLINGS_NS ((uint64_t)(200 * MS))
+#define SIDE_BY_SIDE_NS ((uint64_t)(1000 * MS))
 #define LINGER_NS ((int64_t)SOFTMIG_TURN_LINGER_NS)
 // Around the moment when a turn may become free its next holder polls, so long.
 #define POLL_NS ((uint64_t)(150 * US))
@@ -56,9 +56,27 @@ static unsigned effective_pct(const struct softmig_gate *gate, unsigned pct, boo
 	return pct;
 }
 
-static int64_t allowance(const struct softmig_gate *gate, uint64_t now_ns)
+// Kept in the ledger, so that all processes of the job ask for the same stretch and none is always first.
+static bool is_side_by_side(const struct softmig_share *share, uint64_t now_ns)
 {
-	return gate->contested_ns != 0 && now_ns < gate->contested_ns + CONTESTED_NS ? SOFTMIG_SHARE_TURN_ALLOWANCE_NS : SOFTMIG_SHARE_ALLOWANCE_NS;
+	uint64_t seen_ns = atomic_load_explicit(&share->side_by_side_ns, memory_order_relaxed);
+	return seen_ns <= now_ns && now_ns < seen_ns + SIDE_BY_SIDE_NS;
+}
+
+static int64_t stretch(const struct softmig_gate *gate, const struct softmig_share *share, unsigned pct, uint64_t now_ns)
+{
+	if (gate->contested) // turns cut it anyway
+		return least(STRETCH_TURN_NS, (int64_t)pct * STRETCH_TURN_PER_PCT_NS);
+	if (is_side_by_side(share, now_ns))
+		return most(PERIOD_SIDE_BY_SIDE_NS / 10000 * (int64_t)(pct * (100 - pct)), MS); // tokens come in during the stretch as well
+	return least(STRETCH_NS, (int64_t)pct * STRETCH_PER_PCT_NS);
+}
+
+static int64_t allowance(const struct softmig_gate *gate, const struct softmig_share *share, unsigned pct, uint64_t now_ns)
+{
+	int64_t most_ns = gate->contested_ns != 0 && now_ns < gate->contested_ns + CONTESTED_NS ? SOFTMIG_SHARE_TURN_ALLOWANCE_NS : SOFTMIG_SHARE_ALLOWANCE_NS;
+	// Room for a stretch, and for what comes in while a sleeper wakes up.
+	return most(most_ns, stretch(gate, share, pct, now_ns) + SOFTMIG_SHARE_ALLOWANCE_NS / 2);
 }
 
 static struct softmig_gate_answer wait_until(enum softmig_gate_reason reason, uint64_t until_ns, bool soon)
@@ -76,7 +94,8 @@ uint64_t softmig_gate_bill(struct softmig_gate *gate, struct softmig_share *shar
 	gate->busy_last_ns = now_ns;
 	if (busy_ns == 0)
 		return 0;
-	softmig_share_charge(share, effective_pct(gate, pct, borrow), busy_ns, since_ns, allowance(gate, now_ns));
+	pct = effective_pct(gate, pct, borrow);
+	softmig_share_charge(share, pct, busy_ns, since_ns, allowance(gate, share, pct, now_ns));
 	softmig_share_count(share, busy_ns, 0, now_ns);
 	return busy_ns;
 }
@@ -98,8 +117,8 @@ static struct softmig_gate_answer go(struct softmig_gate *gate, struct softmig_s
 	gate->busy_last_ns = ask->now_ns;
 	if (!ask->in_flight) // the pause before is over, and what other processes of the job did in it is seen
 		softmig_gate_bill(gate, share, ask->pct, ask->borrow, ask->now_ns, ask->now_ns, ask->now_ns);
-	if (softmig_share_others(share, gate->tag, ask->now_ns) > ask->now_ns)
-		atomic_store_explicit(&share->siblings_ns, ask->now_ns, memory_order_relaxed);
+	if (ask->streams || softmig_share_others(share, gate->tag, ask->now_ns) > ask->now_ns)
+		atomic_store_explicit(&share->side_by_side_ns, ask->now_ns, memory_order_relaxed);
 	uint64_t ahead_ns = (uint64_t)most(credit_ns, (int64_t)ask->estimate_ns);
 	mark(gate, share, ask->outstanding_ns + ahead_ns, ask->now_ns);
 	return (struct softmig_gate_answer){.reason = SOFTMIG_GATE_GO};
@@ -121,19 +140,11 @@ static void pass_on(struct softmig_gate *gate, struct softmig_share *share, stru
 		softmig_turn_release(turn, pct, keep_ns, now_ns);
 }
 
-// Kept in the ledger, so that all of them ask for the same stretch and none is always first.
-static bool has_siblings(const struct softmig_share *share, uint64_t now_ns)
-{
-	uint64_t seen_ns = atomic_load_explicit(&share->siblings_ns, memory_order_relaxed);
-	return seen_ns <= now_ns && now_ns < seen_ns + SIBLINGS_NS;
-}
-
 static bool lacks_tokens(struct softmig_gate *gate, struct softmig_share *share, struct softmig_turn *turn, unsigned pct,
                          const struct softmig_gate_ask *ask, int64_t tokens_ns, struct softmig_gate_answer *answer)
 {
 	uint64_t now_ns = ask->now_ns;
-	int64_t stretch_ns = has_siblings(share, now_ns) ? least(STRETCH_SIBLINGS_NS, (int64_t)pct * STRETCH_SIBLINGS_PER_PCT_NS) : gate->contested ? least(STRETCH_TURN_NS, (int64_t)pct * STRETCH_TURN_PER_PCT_NS)
-	                                     : least(STRETCH_NS, (int64_t)pct * STRETCH_PER_PCT_NS);
+	int64_t stretch_ns = stretch(gate, share, pct, now_ns), most_ns = allowance(gate, share, pct, now_ns);
 	// Where the wanting jobs' shares fill the GPU, turns keep their parts, and a debt from an error in billing would leave it idle.
 	int64_t credit_ns = gate->contested && turn && softmig_turn_is_full(turn, pct, now_ns) ? TURN_DEBT_NS : 0;
 	int64_t need_ns = (gate->over ? stretch_ns : 0) - credit_ns;
@@ -141,7 +152,7 @@ static bool lacks_tokens(struct softmig_gate *gate, struct softmig_share *share,
 		// The job's other GPUs are about to be ready as well: go together, so that ranks of one collective do not wait for
 		// each other on the GPU. Nothing is lost by it while the bucket is not full.
 		if (gate->over && !ask->in_flight && ask->level_ns > now_ns &&
-		    softmig_share_tokens(share, pct, ask->level_ns, SOFTMIG_SHARE_ALLOWANCE_NS) < SOFTMIG_SHARE_ALLOWANCE_NS) {
+		    softmig_share_tokens(share, pct, ask->level_ns, most_ns) < most_ns) {
 			*answer = wait_until(SOFTMIG_GATE_BUDGET, ask->level_ns, false);
 			return true;
 		}
@@ -154,8 +165,9 @@ static bool lacks_tokens(struct softmig_gate *gate, struct softmig_share *share,
 		pass_on(gate, share, turn, pct, 0, now_ns);
 		if (turn && gate->contested)
 			softmig_turn_leave(turn, now_ns);
-	} else if (until_ns > now_ns + nap((int64_t)ask->outstanding_ns, gate->contested || has_siblings(share, now_ns))) {
-		until_ns = now_ns + nap((int64_t)ask->outstanding_ns, gate->contested || has_siblings(share, now_ns));
+	} else {
+		uint64_t nap_ns = nap((int64_t)ask->outstanding_ns, gate->contested || is_side_by_side(share, now_ns));
+		until_ns = until_ns < now_ns + nap_ns ? until_ns : now_ns + nap_ns;
 	}
 	if (until_ns > now_ns + (uint64_t)NAP_NS)
 		until_ns = now_ns + (uint64_t)NAP_NS;
@@ -228,7 +240,7 @@ static struct softmig_gate_answer decide(struct softmig_gate *gate, struct softm
 		softmig_turn_hold(turn, turn_pct, drained_ns + (uint64_t)LINGER_NS, now_ns); // the work takes longer than announced
 
 	if (pct < 100) {
-		int64_t tokens_ns = softmig_share_tokens(share, pct, now_ns, allowance(gate, now_ns)) - outstanding_ns;
+		int64_t tokens_ns = softmig_share_tokens(share, pct, now_ns, allowance(gate, share, pct, now_ns)) - outstanding_ns;
 		if (lacks_tokens(gate, share, turn, turn_pct, ask, tokens_ns, &answer))
 			return answer;
 		credit_ns = least(credit_ns, tokens_ns > 0 ? tokens_ns : CREDIT_NS / 4);

@@ -32,6 +32,7 @@ struct softmig_gate_ask {
 	unsigned pct;            // the job's share, 1..100; 100: no limit
 	bool borrow;             // beyond the share while no neighbour wants the GPU
 	bool in_flight;          // this process has work on the GPU
+	bool streams;            // in several streams, not long ago
 	uint64_t outstanding_ns; // estimate of how long that still takes
 	uint64_t estimate_ns;    // of the command to be submitted
 	uint64_t level_ns;       // when the job's other GPUs, now in debt, will be out of it; 0: none is

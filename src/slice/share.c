@@ -70,7 +70,7 @@ void softmig_share_charge(struct softmig_share *share, unsigned pct, uint64_t bu
 
 uint64_t softmig_share_when(const struct softmig_share *share, unsigned pct, uint64_t now_ns, int64_t tokens_ns)
 {
-	int64_t missing_ns = tokens_ns - softmig_share_tokens(share, pct, now_ns, SOFTMIG_SHARE_TURN_ALLOWANCE_NS);
+	int64_t missing_ns = tokens_ns - softmig_share_tokens(share, pct, now_ns, tokens_ns > 0 ? tokens_ns : 0);
 	return missing_ns > 0 ? now_ns + (uint64_t)price(missing_ns, valid_pct(pct)) + 1 : now_ns;
 }
 

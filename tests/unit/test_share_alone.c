@@ -100,8 +100,9 @@ static void four_processes_get_one_share_together(void **state)
 		for (int p = 0; p < 4; p++)
 			sim_process(sim, job, MS);
 		limited = measure(sim, job, &deviation);
-		assert_near(100 * limited / alone, shares[i], 1.2);
+		assert_near(100 * limited / alone, shares[i], 1);
 		assert_near((double)job->share.busy_ns / 1.1e8, shares[i], 0.5); // GPU time, eleven seconds of it
+		sim_run(sim, 33 * SEC); // at 10 % each has eight kernels a second: chance evens out in the long run
 		for (int p = 1; p < 4; p++) // and each an equal part of it
 			assert_near((double)sim->process[p].kernels / (double)sim->process[0].kernels, 1, 0.15);
 		free(sim);
