@@ -33,6 +33,8 @@ struct softmig_lane_batch {
 	uint32_t count;
 	uint32_t parts;                // more than SOFTMIG_LANE_PARTS: the rest is not told apart
 	bool disturbed;                // it shared the GPU: nothing is learned from it
+	bool brief;                    // known to be short, after a long pause: the host's clock tells its beginning,
+	bool awaited;                  //   and its end, since the program waits for it alone
 	struct { struct softmig_estimate *estimate; uint32_t count; } part[SOFTMIG_LANE_PARTS];
 };
 
@@ -73,9 +75,12 @@ struct softmig_lane_span {
 
 // The lane of a stream in a context, made if new. NULL: no place, or the driver failed. thread: see above.
 struct softmig_lane *softmig_lane_find(CUcontext context, int gpu, CUstream stream, uint64_t thread, uint64_t now_ns);
-// Before a launch. thread: the calling one. dependent: it depends programmatically on the one before.
+// Before a launch. thread: the calling one. dependent: it depends programmatically on the one before. alone: it was measured before
+// (the estimate is worth something), and nothing else is on the GPU.
 void softmig_lane_launch(struct softmig_lane *lane, uint64_t thread, struct softmig_estimate *estimate, uint64_t estimate_ns,
-                         bool dependent, uint64_t now_ns);
+                         bool dependent, bool alone, uint64_t now_ns);
+// The program is about to wait for it, and nothing else of the job is on the GPU. True: no event is needed.
+bool softmig_lane_await(struct softmig_lane *lane);
 // The launch failed.
 void softmig_lane_unlaunch(struct softmig_lane *lane, uint64_t estimate_ns);
 // Should an event follow this launch now?

@@ -55,6 +55,16 @@ static struct softmig_lane *lane_of(CUstream stream, CUcontext context, uint64_t
 	return *cached = softmig_lane_find(context, gpu->ledger, stream, owner, now_ns);
 }
 
+// Has nothing but this lane work on the GPU, as far as is known?
+static bool is_alone(const struct softmig_meter *meter, const struct softmig_lane *lane)
+{
+	int i = softmig_lane_index(lane);
+	for (int word = 0; word < SOFTMIG_METER_ACTIVE; word++)
+		if ((meter->active[word] & ~(word == i / 64 ? UINT64_C(1) << (i % 64) : 0)) != 0)
+			return false;
+	return !meter->gate.contested && meter->gate.sharers == 0;
+}
+
 void softmig_meter_before(struct softmig_meter_launch *launch, CUstream stream, bool per_thread, uint64_t key, bool dependent)
 {
 	CUcontext context;
@@ -96,16 +106,17 @@ void softmig_meter_before(struct softmig_meter_launch *launch, CUstream stream, 
 	if (meter->last != lane && meter->last != NULL && meter->last->home != NULL && meter->last->open.estimate_ns >= SWITCH_NS)
 		softmig_meter_close_one(meter, meter->last, now_ns); // or nobody would know when its work was done
 	meter->last = lane;
+	bool alone = known && (lane->open.count == 0 || lane->open.brief) && is_alone(meter, lane);
 	if (!softmig_lane_busy(lane) || softmig_lane_may_have_paused(lane, now_ns) || lane->close_later) {
 		CUstreamCaptureMode mode = softmig_meter_relaxed();
 		if (softmig_lane_busy(lane) && softmig_lane_may_have_paused(lane, now_ns))
 			softmig_meter_sweep(meter, now_ns);
 		meter->active[i / 64] |= UINT64_C(1) << (i % 64);
-		softmig_lane_launch(lane, softmig_meter_self(), launch->estimate, launch->estimate_ns, dependent, now_ns);
+		softmig_lane_launch(lane, softmig_meter_self(), launch->estimate, launch->estimate_ns, dependent, alone, now_ns);
 		softmig_meter_restore(mode);
 	} else {
 		meter->active[i / 64] |= UINT64_C(1) << (i % 64);
-		softmig_lane_launch(lane, softmig_meter_self(), launch->estimate, launch->estimate_ns, dependent, now_ns);
+		softmig_lane_launch(lane, softmig_meter_self(), launch->estimate, launch->estimate_ns, dependent, alone, now_ns);
 	}
 	if (softmig_meter_lanes(meter) > 1)
 		meter->scene.crowd_ns = now_ns;
@@ -157,7 +168,8 @@ static void before_sync(enum object object, void *handle)
 	uint64_t now_ns = softmig_meter_clock_ns();
 	if (meter->gpu != NULL) {
 		CUstreamCaptureMode mode = softmig_meter_relaxed();
-		softmig_meter_close_all(meter, context, now_ns);
+		if (meter->last == NULL || !is_alone(meter, meter->last) || !softmig_lane_await(meter->last))
+			softmig_meter_close_all(meter, context, now_ns);
 		while (softmig_meter_turn(meter) != NULL && meter->gate.contested) {
 			uint64_t drains_ns = softmig_meter_sweep(meter, now_ns);
 			uint64_t left_ns = drains_ns > now_ns ? drains_ns - now_ns : 0;

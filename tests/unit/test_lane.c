@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+// A stream as the meter sees it, on a driver with one stream that works off commands in a time of the test's own: what is billed, how
+// many events it takes, and what is learned when others had a part of the GPU.
+#include "cmocka_all.h"
+
+// The library's own files, which are part of no library to link with.
+#include "../../src/preload/estimate.c"
+#include "../../src/preload/lane.c"
+
+#define US UINT64_C(1000)
+#define MS UINT64_C(1000000)
+enum { EVENTS = 64 };
+
+static uint64_t now_ns, done_ns; // the test's clock; when the stream will have drained
+static uint64_t event_ns[EVENTS]; // when it happens
+static uintptr_t events;
+static int records;
+static struct softmig_lane_scene scene;
+
+static CUresult create(CUevent *event, unsigned int flags)
+{
+	(void)flags;
+	*event = (CUevent)++events;
+	return CUDA_SUCCESS;
+}
+
+static CUresult event_record(CUevent event, CUstream stream)
+{
+	(void)stream;
+	event_ns[(uintptr_t)event] = done_ns > now_ns ? done_ns : now_ns;
+	records++;
+	return CUDA_SUCCESS;
+}
+
+static CUresult event_query(CUevent event)
+{
+	return event_ns[(uintptr_t)event] <= now_ns ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
+}
+
+static CUresult elapsed(float *ms, CUevent from, CUevent to)
+{
+	*ms = (float)((double)event_ns[(uintptr_t)to] - (double)event_ns[(uintptr_t)from]) / 1e6f;
+	return CUDA_SUCCESS;
+}
+
+static CUresult stream_query(CUstream stream)
+{
+	(void)stream;
+	return done_ns <= now_ns ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
+}
+
+static CUresult current(CUcontext *context)
+{
+	*context = (CUcontext)1;
+	return CUDA_SUCCESS;
+}
+
+#define DRIVER_IS(which, answers) struct softmig_hook softmig_hook_##which = {.driver = (void *)(answers)};
+DRIVER_IS(cuEventCreate, create)
+DRIVER_IS(cuEventRecord, event_record)
+DRIVER_IS(cuEventQuery, event_query)
+DRIVER_IS(cuEventElapsedTime, elapsed)
+DRIVER_IS(cuStreamQuery, stream_query)
+DRIVER_IS(cuCtxGetCurrent, current)
+DRIVER_IS(cuCtxPushCurrent_v2, current)
+DRIVER_IS(cuCtxPopCurrent_v2, current)
+
+static struct softmig_lane *lane;
+static struct softmig_estimate *small;
+
+static int fresh(void **state)
+{
+	(void)state;
+	softmig_lane_context_gone((CUcontext)1);
+	now_ns = 5000 * 1000 * MS;
+	done_ns = 0;
+	events = 0;
+	scene = (struct softmig_lane_scene){.crowd_permille = 1000};
+	lane = softmig_lane_find((CUcontext)1, 0, (CUstream)1000, 0, now_ns);
+	small = softmig_estimate_find(now_ns ^ 12345);
+	atomic_store(&small->value, 0);
+	return 0;
+}
+
+static void launch(bool alone, uint64_t takes_ns)
+{
+	bool known;
+	uint64_t estimate_ns = softmig_estimate_ns(small, &known);
+	softmig_lane_launch(lane, 7, small, estimate_ns, false, alone && known, now_ns);
+	done_ns = (done_ns > now_ns ? done_ns : now_ns) + takes_ns;
+	if (softmig_lane_is_due(lane, known, now_ns))
+		softmig_lane_close(lane, 7, true, false, now_ns);
+}
+
+// The program waits: what the meter does around it. Returns the busy time billed.
+static uint64_t sync(void)
+{
+	struct softmig_lane_span span[8];
+	uint64_t busy_ns = 0;
+	if (!softmig_lane_await(lane))
+		softmig_lane_close(lane, 7, false, false, now_ns);
+	now_ns = (done_ns > now_ns ? done_ns : now_ns) + 3 * US;
+	int spans = softmig_lane_look(lane, 7, span, 8, &scene, now_ns);
+	for (int i = 0; i < spans; i++)
+		busy_ns += span[i].to_ns - span[i].from_ns;
+	assert_false(softmig_lane_busy(lane));
+	lane->rested = true;
+	return busy_ns;
+}
+
+static void assert_about(uint64_t value, uint64_t expected, uint64_t off)
+{
+	if (value + off < expected || value > expected + off)
+		fail_msg("%llu is not within %llu of %llu", (unsigned long long)value, (unsigned long long)off, (unsigned long long)expected);
+}
+
+static void a_first_kernel_is_measured_with_events(void **state)
+{
+	(void)state;
+	launch(true, 30 * US);
+	assert_about(sync(), 30 * US, 5 * US); // the clocks are compared for the first time
+	assert_int_equal(records, 2);
+}
+
+static void a_known_small_kernel_after_a_pause_needs_no_event(void **state)
+{
+	(void)state;
+	launch(true, 30 * US);
+	sync();
+	for (int i = 0; i < 10; i++) {
+		now_ns += 2 * MS;
+		records = 0;
+		launch(true, 30 * US);
+		assert_about(sync(), 30 * US, 4 * US);
+		assert_int_equal(records, 0);
+	}
+}
+
+static void one_that_takes_longer_than_ever_is_billed_whole_and_measured_next_time(void **state)
+{
+	(void)state;
+	bool known;
+	launch(true, 30 * US);
+	sync();
+	now_ns += 2 * MS;
+	records = 0;
+	launch(true, 900 * US);
+	assert_about(sync(), 900 * US, 4 * US);
+	assert_int_equal(records, 0);
+	now_ns += 2 * MS;
+	launch(true, 900 * US);
+	assert_about(sync(), 900 * US, 4 * US);
+	assert_int_equal(records, 2);
+	assert_true(softmig_estimate_ns(small, &known) > 100 * US);
+}
+
+static void without_a_pause_or_beside_others_events_are_set(void **state)
+{
+	(void)state;
+	launch(true, 30 * US);
+	sync();
+	records = 0;
+	now_ns += 200 * US; // so soon after the last, host time would be a tenth off
+	launch(true, 30 * US);
+	assert_about(sync(), 30 * US, US);
+	assert_int_equal(records, 2);
+	now_ns += 2 * MS;
+	records = 0;
+	launch(false, 30 * US);
+	assert_about(sync(), 30 * US, US);
+	assert_int_equal(records, 2);
+}
+
+static void a_burst_that_grows_gets_its_end_from_an_event(void **state)
+{
+	(void)state;
+	launch(true, 30 * US);
+	sync();
+	now_ns += 2 * MS;
+	records = 0;
+	for (int i = 0; i < 10; i++)
+		launch(true, 30 * US);
+	assert_about(sync(), 300 * US, 4 * US);
+	assert_int_equal(records, 1);
+}
+
+static void an_estimate_made_too_long_shrinks_even_while_others_share_the_gpu(void **state)
+{
+	(void)state;
+	bool known;
+	launch(false, 3 * MS); // its first launch had to load it
+	sync();
+	assert_about(softmig_estimate_ns(small, &known), 3 * MS, 300 * US);
+	scene.sharers = 3;
+	for (int i = 0; i < 10; i++) {
+		now_ns += 100 * US;
+		launch(false, MS);
+		sync();
+	}
+	assert_about(softmig_estimate_ns(small, &known), MS, 50 * US);
+	for (int i = 0; i < 10; i++) { // and does not grow with the time that others took
+		now_ns += 100 * US;
+		launch(false, 4 * MS);
+		sync();
+	}
+	assert_about(softmig_estimate_ns(small, &known), MS, 50 * US);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup(a_first_kernel_is_measured_with_events, fresh),
+		cmocka_unit_test_setup(a_known_small_kernel_after_a_pause_needs_no_event, fresh),
+		cmocka_unit_test_setup(one_that_takes_longer_than_ever_is_billed_whole_and_measured_next_time, fresh),
+		cmocka_unit_test_setup(without_a_pause_or_beside_others_events_are_set, fresh),
+		cmocka_unit_test_setup(a_burst_that_grows_gets_its_end_from_an_event, fresh),
+		cmocka_unit_test_setup(an_estimate_made_too_long_shrinks_even_while_others_share_the_gpu, fresh),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
