@@ -3,12 +3,16 @@
 // It knows nothing of slices. Kernels are loops of a calibrated number of steps, so that being preempted does not shorten
 // them; on the simulated driver they are kernels named after their length.
 //
-//   share_work KIND US SECONDS [START_NS]
+//   share_work KIND US SECONDS [START]
 //
-// KIND: plain mix graph streams coop launch (nothing but short launches) part (30 % busy) small (one kernel every 50 ms)
-//       single (one small kernel and a pause, by the hundred). START_NS: CLOCK_MONOTONIC at which to begin.
-// Output: "kernel NS" as calibrated, "window I US" for each full second the GPU time's worth of kernels done in it, "total US
-// SECONDS", "latency MEDIAN_NS P99_NS COUNT" where single commands are timed.
+// KIND: plain mix graph streams coop launch (nothing but short launches) part (30 % busy) infer (requests of four kernels with
+//       pauses, 40 % busy) pdl (programmatic dependent launches in pieces of 2 ms) pdl-all (nothing but dependent launches)
+//       small (one kernel every 50 ms) single (one small kernel and a pause, by the hundred).
+// START: CLOCK_MONOTONIC in ns at which to begin, or "-": say "ready" and read it from standard input.
+// SHARE_WORK_SLOT_MS=MS with SHARE_WORK_PHASE=0|1: single commands only in every second slot, for two programs by turns.
+// Output: "steps_per_ns" as calibrated, "window I US" for each full second the GPU time's worth of kernels done in it, "total US
+// SECONDS", "latency MEDIAN_NS P99_NS COUNT" where single commands are timed, "round I MEDIAN_NS P99_NS COUNT" for each slot,
+// "intact 1" if dependent kernels ran whole and in order. Status 77: this GPU or driver cannot do it.
 #include <math.h>
 #include <stdbool.h>
 #include <time.h>
@@ -18,7 +22,8 @@
 	X(cuInit) X(cuDeviceGet) X(cuDeviceGetAttribute) X(cuDevicePrimaryCtxRetain) X(cuCtxSetCurrent) X(cuCtxSynchronize) \
 	X(cuModuleLoadData) X(cuModuleGetFunction) X(cuLaunchKernel) X(cuLaunchCooperativeKernel) X(cuStreamCreate) \
 	X(cuStreamSynchronize) X(cuEventCreate) X(cuEventRecord) X(cuEventSynchronize) X(cuEventElapsedTime) X(cuStreamBeginCapture_v2) \
-	X(cuStreamEndCapture) X(cuGraphInstantiateWithFlags) X(cuGraphLaunch)
+	X(cuStreamEndCapture) X(cuGraphInstantiateWithFlags) X(cuGraphLaunch) X(cuLaunchKernelEx) X(cuMemAlloc_v2) X(cuMemsetD8_v2) \
+	X(cuMemcpyDtoH_v2)
 #include "../tests/gpu/programs/driver.h"
 
 #define CHECK(call) \
@@ -44,12 +49,37 @@ static const char ptx[] =
 	"	setp.ne.u32 %p, %x, 12345;\n	@%p bra done;\n	trap;\n" // %x is never 12345 for the seeds used, but the compiler does not know
 	"done:\n	ret;\n}\n";
 
+// Each block finds what the kernel before it left, or counts an error: a kernel that ran before its turn, not at all or
+// twice shows.
+static const char chained_ptx[] =
+	".version 7.8\n.target sm_90\n.address_size 64\n"
+	".visible .entry chained(.param .u64 steps, .param .u64 number, .param .u64 buffer)\n{\n"
+	"	.reg .u64 %n, %k, %base, %at, %seen;\n	.reg .u32 %x, %b;\n	.reg .pred %p, %first, %wrong;\n"
+	"	griddepcontrol.wait;\n"
+	"	ld.param.u64 %n, [steps];\n	ld.param.u64 %k, [number];\n	ld.param.u64 %base, [buffer];\n"
+	"	cvta.to.global.u64 %base, %base;\n	mov.u32 %b, %ctaid.x;\n	mad.wide.u32 %at, %b, 8, %base;\n	add.u64 %at, %at, 8;\n"
+	"	mov.u32 %x, %tid.x;\n	setp.eq.u32 %first, %x, 0;\n	mov.u64 %seen, %k;\n"
+	"	@%first ld.volatile.global.u64 %seen, [%at];\n"
+	"again:\n"
+	"	mad.lo.u32 %x, %x, 1664525, 1013904223;\n	mad.lo.u32 %x, %x, 1664525, 1013904223;\n"
+	"	mad.lo.u32 %x, %x, 1664525, 1013904223;\n	mad.lo.u32 %x, %x, 1664525, 1013904223;\n"
+	"	sub.u64 %n, %n, 1;\n	setp.ne.u64 %p, %n, 0;\n	@%p bra again;\n"
+	"	setp.ne.u32 %p, %x, 12345;\n	@%p bra done;\n	trap;\n"
+	"done:\n"
+	"	griddepcontrol.launch_dependents;\n"
+	"	setp.ne.u64 %wrong, %seen, %k;\n	@%wrong red.global.add.u64 [%base], 1;\n"
+	"	add.u64 %k, %k, 1;\n	@%first st.volatile.global.u64 [%at], %k;\n	ret;\n}\n";
+
 static bool simulated;
 static CUmodule module;
 static CUfunction work;
 static CUstream stream[STREAMS];
 static unsigned blocks;
 static double steps_per_ns = 0.1;
+static bool told; // the moment to begin is told on standard input
+static CUfunction chained;
+static CUdeviceptr chain; // errors, then the number of kernels that each block has seen
+static uint64_t links;
 
 static uint64_t clock_ns(void)
 {
@@ -62,6 +92,20 @@ static void sleep_until(uint64_t until_ns)
 {
 	struct timespec time = {(time_t)(until_ns / 1000000000u), (long)(until_ns % 1000000000u)};
 	clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &time, NULL);
+}
+
+// Everything is warm: wait for the moment to begin.
+static void begin_at(uint64_t start_ns)
+{
+	if (told) {
+		char line[64] = "";
+		printf("ready\n");
+		fflush(stdout);
+		if (fgets(line, sizeof line, stdin) != NULL)
+			start_ns = strtoull(line, NULL, 10);
+	}
+	if (start_ns > clock_ns())
+		sleep_until(start_ns);
 }
 
 struct kernel {
@@ -93,6 +137,42 @@ static void launch_cooperative(const struct kernel *kernel, CUstream on)
 	uint64_t steps = kernel->steps;
 	void *params[] = {&steps};
 	CHECK(CU(cuLaunchCooperativeKernel)(kernel->function, blocks, 1, 1, 128, 1, 1, 0, on, simulated ? NULL : params));
+}
+
+static void launch_dependent(const struct kernel *kernel, CUstream on, bool dependent)
+{
+	uint64_t steps = kernel->steps, number = links++, buffer = (uint64_t)chain;
+	void *params[] = {&steps, &number, &buffer};
+	CUlaunchAttribute attribute = {.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION, .value.programmaticStreamSerializationAllowed = 1};
+	CUlaunchConfig config = {.gridDimX = blocks, .gridDimY = 1, .gridDimZ = 1, .blockDimX = 128, .blockDimY = 1, .blockDimZ = 1,
+	                         .hStream = on, .attrs = &attribute, .numAttrs = dependent ? 1 : 0};
+	CHECK(CU(cuLaunchKernelEx)(&config, simulated ? kernel->function : chained, simulated ? NULL : params, NULL));
+}
+
+static void make_chain(void)
+{
+	CUmodule with_chain;
+	size_t bytes = 8 * ((size_t)blocks + 1);
+	if (!simulated) {
+		if (CU(cuModuleLoadData)(&with_chain, chained_ptx) != CUDA_SUCCESS || CU(cuModuleGetFunction)(&chained, with_chain, "chained") != CUDA_SUCCESS) {
+			fprintf(stderr, "share_work: no dependent launches on this GPU\n");
+			exit(77);
+		}
+	}
+	CHECK(CU(cuMemAlloc_v2)(&chain, bytes));
+	CHECK(CU(cuMemsetD8_v2)(chain, 0, bytes));
+	CHECK(CU(cuCtxSynchronize)());
+}
+
+static void check_chain(void)
+{
+	static uint64_t seen[1 << 16];
+	bool intact = true;
+	CHECK(CU(cuCtxSynchronize)());
+	CHECK(CU(cuMemcpyDtoH_v2)(seen, chain, 8 * ((size_t)blocks + 1)));
+	for (unsigned i = 0; i <= blocks && !simulated; i++)
+		intact = intact && seen[i] == (i == 0 ? 0 : links);
+	printf("intact %d\n", intact);
 }
 
 static double elapsed_us(CUevent from, CUevent to)
@@ -146,9 +226,25 @@ static void set_up(void)
 		CHECK(CU(cuModuleGetFunction)(&work, module, "work"));
 }
 
+static int compare(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+	return (x > y) - (x < y);
+}
+
+// Sorts them.
+static void print_latency(const char *name, double *values, int count)
+{
+	if (count == 0)
+		return;
+	qsort(values, (size_t)count, sizeof values[0], compare);
+	printf("%s %.0f %.0f %d\n", name, values[count / 2], values[(int)((count - 1) * 0.99)], count);
+}
+
 // ---- throughput: pieces of work with an event after each; a ring of them keeps the GPU busy
 
-static double window_us[WINDOWS], total_us;
+static double window_us[WINDOWS], total_us, taken_ns[LATENCIES];
+static int timings;
 static uint64_t seed = 88172645463325252u;
 
 static double random_unit(void)
@@ -186,7 +282,8 @@ static CUgraphExec make_graph(const struct kernel *kernel)
 static void throughput(const char *kind, double us, double seconds, uint64_t start_ns)
 {
 	bool mix = strcmp(kind, "mix") == 0, graphs = strcmp(kind, "graph") == 0, many = strcmp(kind, "streams") == 0;
-	bool cooperative = strcmp(kind, "coop") == 0, part = strcmp(kind, "part") == 0;
+	bool cooperative = strcmp(kind, "coop") == 0, infer = strcmp(kind, "infer") == 0, part = infer || strcmp(kind, "part") == 0;
+	bool all_dependent = strcmp(kind, "pdl-all") == 0, dependent = all_dependent || strcmp(kind, "pdl") == 0;
 	static const double lengths[] = {10, 50, 100, 500, 1000, 5000};
 	struct kernel kernel = kernel_of(mix ? 100 : us), mixed[6];
 	CUevent base, event[RING];
@@ -201,8 +298,9 @@ static void throughput(const char *kind, double us, double seconds, uint64_t sta
 		CHECK(CU(cuGraphLaunch)(graph, stream[0]));
 	launch(&kernel, stream[0]); // warm
 	CHECK(CU(cuCtxSynchronize)());
-	if (start_ns > clock_ns())
-		sleep_until(start_ns);
+	if (dependent)
+		make_chain();
+	begin_at(start_ns);
 	CHECK(CU(cuEventRecord)(base, stream[0]));
 	CHECK(CU(cuStreamSynchronize)(stream[0]));
 	uint64_t begin_ns = clock_ns();
@@ -213,6 +311,8 @@ static void throughput(const char *kind, double us, double seconds, uint64_t sta
 		bool over = (double)(clock_ns() - begin_ns) / 1000 >= end_us;
 		if (full || (over && in != out)) {
 			CHECK(CU(cuEventSynchronize)(event[out % RING]));
+			if (infer && timings < LATENCIES)
+				taken_ns[timings++] = (double)(clock_ns() - begin_ns) - began_us[out % RING] * 1000;
 			double to_us = elapsed_us(base, event[out % RING]);
 			count(fmax(last_us, began_us[out % RING]), to_us, done_us[out % RING], end_us);
 			last_us = to_us;
@@ -221,8 +321,8 @@ static void throughput(const char *kind, double us, double seconds, uint64_t sta
 		}
 		if (over)
 			break;
-		if (part) { // 2 ms of work, then a pause of 4.7 ms
-			struct timespec pause = {0, 4666667};
+		if (part) { // 2 ms of work, then a pause of 4.7 ms, or of 2 to 4 ms until the next request comes
+			struct timespec pause = {0, infer ? 2000000 + (long)(2000000 * random_unit()) : 4666667};
 			nanosleep(&pause, NULL);
 		}
 		double did_us = 0;
@@ -233,6 +333,8 @@ static void throughput(const char *kind, double us, double seconds, uint64_t sta
 				CHECK(CU(cuGraphLaunch)(graph, stream[0]));
 			else if (cooperative)
 				launch_cooperative(chosen, stream[0]);
+			else if (dependent)
+				launch_dependent(chosen, stream[0], i > 0 || all_dependent);
 			else
 				launch(chosen, stream[many ? (int)(in % STREAMS) : 0]);
 			did_us += chosen->us * (graphs ? GRAPH : 1);
@@ -246,6 +348,10 @@ static void throughput(const char *kind, double us, double seconds, uint64_t sta
 	for (int i = 0; i < (int)seconds && i < WINDOWS; i++)
 		printf("window %d %.1f\n", i, window_us[i]);
 	printf("total %.1f %.3f\n", total_us, seconds);
+	if (infer)
+		print_latency("latency", taken_ns, timings);
+	if (dependent)
+		check_chain();
 }
 
 // ---- launches without end: how many a second
@@ -253,8 +359,7 @@ static void throughput(const char *kind, double us, double seconds, uint64_t sta
 static void launch_bound(double us, double seconds, uint64_t start_ns)
 {
 	struct kernel kernel = kernel_of(us);
-	if (start_ns > clock_ns())
-		sleep_until(start_ns);
+	begin_at(start_ns);
 	uint64_t begin_ns = clock_ns(), launches = 0, end_ns = begin_ns + (uint64_t)(seconds * 1e9), window_ns = begin_ns;
 	int window = 0;
 	uint64_t before = 0;
@@ -274,45 +379,60 @@ static void launch_bound(double us, double seconds, uint64_t start_ns)
 
 // ---- single commands: how long each takes
 
-static int compare(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-	return (x > y) - (x < y);
-}
-
 static void latency(double us, double seconds, double pause_ms, uint64_t start_ns)
 {
-	static double taken_ns[LATENCIES];
 	struct kernel kernel = kernel_of(us);
-	int n = 0;
+	const char *slot_ms = getenv("SHARE_WORK_SLOT_MS"), *phase = getenv("SHARE_WORK_PHASE");
+	uint64_t slot_ns = slot_ms != NULL ? strtoull(slot_ms, NULL, 10) * 1000000 : 0, slot = 0;
+	int warm = 0, from = 0;
 	for (int i = 0; i < 5; i++) {
 		launch(&kernel, stream[0]);
 		CHECK(CU(cuStreamSynchronize)(stream[0]));
 	}
-	if (start_ns > clock_ns())
-		sleep_until(start_ns);
+	begin_at(start_ns);
 	uint64_t begin_ns = clock_ns();
-	while ((double)(clock_ns() - begin_ns) < seconds * 1e9 && n < LATENCIES) {
+	while ((double)(clock_ns() - begin_ns) < seconds * 1e9 && timings < LATENCIES) {
+		uint64_t now_slot = slot_ns != 0 ? (clock_ns() - begin_ns) / slot_ns : 0;
+		if (slot_ns != 0 && now_slot % 2 != (phase != NULL && *phase == '1')) {
+			sleep_until(begin_ns + (now_slot + 1) * slot_ns);
+			warm = 5; // the first after a long pause are another thing
+			continue;
+		}
+		if (now_slot != slot) {
+			char name[32];
+			snprintf(name, sizeof name, "round %u", (unsigned)slot);
+			print_latency(name, &taken_ns[from], timings - from);
+			from = timings, slot = now_slot;
+		}
 		uint64_t from_ns = clock_ns();
 		launch(&kernel, stream[0]);
 		CHECK(CU(cuStreamSynchronize)(stream[0]));
-		taken_ns[n++] = (double)(clock_ns() - from_ns);
+		taken_ns[timings] = (double)(clock_ns() - from_ns);
+		if (warm > 0)
+			warm--;
+		else
+			timings++;
 		sleep_until(clock_ns() + (uint64_t)(pause_ms * 1e6 * (0.9 + 0.2 * random_unit())));
 	}
-	qsort(taken_ns, (size_t)n, sizeof taken_ns[0], compare);
-	printf("latency %.0f %.0f %d\n", taken_ns[n / 2], taken_ns[(int)((n - 1) * 0.99)], n);
-	printf("total %.1f %.3f\n", n * us, seconds);
+	if (slot_ns != 0) {
+		char name[32];
+		snprintf(name, sizeof name, "round %u", (unsigned)slot);
+		print_latency(name, &taken_ns[from], timings - from);
+	}
+	print_latency("latency", taken_ns, timings);
+	printf("total %.1f %.3f\n", timings * us, seconds);
 }
 
 int main(int argc, char **argv)
 {
 	if (argc < 4) {
-		fprintf(stderr, "usage: share_work plain|mix|graph|streams|coop|launch|part|small|single US SECONDS [START_NS]\n");
+		fprintf(stderr, "usage: share_work plain|mix|graph|streams|coop|launch|part|infer|pdl|pdl-all|small|single US SECONDS [START_NS|-]\n");
 		return 2;
 	}
 	const char *kind = argv[1];
 	double us = atof(argv[2]), seconds = atof(argv[3]);
 	uint64_t start_ns = argc > 4 ? strtoull(argv[4], NULL, 10) : 0;
+	told = argc > 4 && strcmp(argv[4], "-") == 0;
 	set_up();
 	const char *rate = getenv("SHARE_WORK_STEPS_PER_NS"); // the same work for all processes of a comparison
 	if (rate != NULL)
