@@ -9,46 +9,50 @@
 // GPU can hold. It is promised when the kernel is found and charged from then on.
 #include "preload/gpu.h"
 #include "preload/hook.h"
+#include "preload/image.h"
 #include "preload/local.h"
 #include "preload/mode.h"
 #include "slice/log.h"
 
-// Loading a kernel was seen to take 2 to 92 MiB (PyTorch's modules, cuBLAS), and nothing tells beforehand. What little is left is
+// What an image says bounds what it takes: that is reserved, and refused where there is no room for it. Of what says nothing (a compressed
+// fat binary, a kernel by its handle), loading was seen to take 2 to 92 MiB (PyTorch's modules, cuBLAS). What little is left is then
 // tried in halves: a kernel of an almost full slice mostly needs a granule or nothing, and refusing it would end programs that a GPU of
 // this size would run. One that needs more than was left then stands above the limit until the program frees something: it is told
 // so by the error.
 #define LOAD_MOST_BYTES (128ull << 20)
-#define LOAD_LEAST_BYTES SOFTMIG_GRANULE_BYTES
 
-static bool reserve_load(struct softmig_gpu *gpu, uint64_t *reserved_bytes)
+static bool reserve_load(struct softmig_gpu *gpu, struct softmig_image image, uint64_t *reserved_bytes)
 {
-	uint64_t limit = softmig_gpu_limit_bytes(gpu);
+	// Variables of more than a block have pieces of their own, beside a block for the code.
+	uint64_t least = SOFTMIG_GRANULE_BYTES + (image.bytes <= SOFTMIG_SMALL_BYTES ? 0 : softmig_granules(image.bytes));
 
-	for (uint64_t bytes = LOAD_MOST_BYTES; bytes > LOAD_LEAST_BYTES; bytes /= 2) {
-		if (limit != 0 && softmig_ledger_reserve(softmig_ledger_now(), gpu->ledger, SOFTMIG_LEDGER_OVERHEAD, bytes,
-		                                         limit == UINT64_MAX ? 0 : limit)) {
+	for (uint64_t bytes = LOAD_MOST_BYTES; !image.bound && bytes > least; bytes /= 2) {
+		if (softmig_charge_if_room(gpu, SOFTMIG_LEDGER_OVERHEAD, bytes)) {
 			*reserved_bytes = bytes;
 			return true;
 		}
 	}
-	*reserved_bytes = LOAD_LEAST_BYTES;
-	return softmig_charge(gpu, SOFTMIG_LEDGER_OVERHEAD, LOAD_LEAST_BYTES, "code");
+	*reserved_bytes = least;
+	return softmig_charge(gpu, SOFTMIG_LEDGER_OVERHEAD, least, "code");
 }
+
+#define UNKNOWN ((struct softmig_image){0, false})
 
 static bool within_limit(struct softmig_gpu *gpu)
 {
 	return softmig_gpu_used_bytes(gpu) <= softmig_gpu_limit_bytes(gpu);
 }
 
-// The three moves for a call that loads code into the current context; undo for when the slice does not hold it.
-#define LOAD(call, undo) \
+// The three moves for a call that loads code into the current context; image: what is known of it; undo for when the slice does not
+// hold it.
+#define LOAD(image, call, undo) \
 	do { \
 		struct softmig_gpu *gpu = softmig_gpu_current(); \
 		uint64_t reserved; \
 		if (gpu == NULL) \
 			return (call); \
 		softmig_gpu_enter(gpu); \
-		if (!reserve_load(gpu, &reserved)) { \
+		if (!reserve_load(gpu, (image), &reserved)) { \
 			softmig_gpu_leave(gpu); \
 			return CUDA_ERROR_OUT_OF_MEMORY; \
 		} \
@@ -67,23 +71,24 @@ static bool within_limit(struct softmig_gpu *gpu)
 
 CUresult hook_cuModuleLoad(CUmodule *module, const char *fname)
 {
-	LOAD(DRIVER(cuModuleLoad)(module, fname), DRIVER(cuModuleUnload)(*module));
+	LOAD(softmig_image_measure_file(fname), DRIVER(cuModuleLoad)(module, fname), DRIVER(cuModuleUnload)(*module));
 }
 
 CUresult hook_cuModuleLoadData(CUmodule *module, const void *image)
 {
-	LOAD(DRIVER(cuModuleLoadData)(module, image), DRIVER(cuModuleUnload)(*module));
+	LOAD(softmig_image_measure(image), DRIVER(cuModuleLoadData)(module, image), DRIVER(cuModuleUnload)(*module));
 }
 
 CUresult hook_cuModuleLoadDataEx(CUmodule *module, const void *image, unsigned int numOptions, CUjit_option *options,
                                  void **optionValues)
 {
-	LOAD(DRIVER(cuModuleLoadDataEx)(module, image, numOptions, options, optionValues), DRIVER(cuModuleUnload)(*module));
+	LOAD(softmig_image_measure(image), DRIVER(cuModuleLoadDataEx)(module, image, numOptions, options, optionValues),
+	     DRIVER(cuModuleUnload)(*module));
 }
 
 CUresult hook_cuModuleLoadFatBinary(CUmodule *module, const void *fatCubin)
 {
-	LOAD(DRIVER(cuModuleLoadFatBinary)(module, fatCubin), DRIVER(cuModuleUnload)(*module));
+	LOAD(softmig_image_measure(fatCubin), DRIVER(cuModuleLoadFatBinary)(module, fatCubin), DRIVER(cuModuleUnload)(*module));
 }
 
 CUresult hook_cuModuleUnload(CUmodule hmod)
@@ -99,7 +104,7 @@ CUresult hook_cuLibraryLoadData(CUlibrary *library, const void *code, CUjit_opti
                                 unsigned int numJitOptions, CUlibraryOption *libraryOptions, void **libraryOptionValues,
                                 unsigned int numLibraryOptions)
 {
-	LOAD(DRIVER(cuLibraryLoadData)(library, code, jitOptions, jitOptionsValues, numJitOptions, libraryOptions,
+	LOAD(UNKNOWN, DRIVER(cuLibraryLoadData)(library, code, jitOptions, jitOptionsValues, numJitOptions, libraryOptions,
 	                               libraryOptionValues, numLibraryOptions),
 	     DRIVER(cuLibraryUnload)(*library));
 }
@@ -108,7 +113,7 @@ CUresult hook_cuLibraryLoadFromFile(CUlibrary *library, const char *fileName, CU
                                     void **jitOptionsValues, unsigned int numJitOptions, CUlibraryOption *libraryOptions,
                                     void **libraryOptionValues, unsigned int numLibraryOptions)
 {
-	LOAD(DRIVER(cuLibraryLoadFromFile)(library, fileName, jitOptions, jitOptionsValues, numJitOptions, libraryOptions,
+	LOAD(UNKNOWN, DRIVER(cuLibraryLoadFromFile)(library, fileName, jitOptions, jitOptionsValues, numJitOptions, libraryOptions,
 	                                   libraryOptionValues, numLibraryOptions),
 	     DRIVER(cuLibraryUnload)(*library));
 }
@@ -125,17 +130,17 @@ CUresult hook_cuLibraryUnload(CUlibrary library)
 // With lazy loading these three bring the library into the context: its code, its globals.
 CUresult hook_cuLibraryGetModule(CUmodule *pMod, CUlibrary library)
 {
-	LOAD(DRIVER(cuLibraryGetModule)(pMod, library), (void)0);
+	LOAD(UNKNOWN, DRIVER(cuLibraryGetModule)(pMod, library), (void)0);
 }
 
 CUresult hook_cuLibraryGetGlobal(CUdeviceptr *dptr, size_t *bytes, CUlibrary library, const char *name)
 {
-	LOAD(DRIVER(cuLibraryGetGlobal)(dptr, bytes, library, name), (void)0);
+	LOAD(UNKNOWN, DRIVER(cuLibraryGetGlobal)(dptr, bytes, library, name), (void)0);
 }
 
 CUresult hook_cuLibraryGetManaged(CUdeviceptr *dptr, size_t *bytes, CUlibrary library, const char *name)
 {
-	LOAD(DRIVER(cuLibraryGetManaged)(dptr, bytes, library, name), (void)0);
+	LOAD(UNKNOWN, DRIVER(cuLibraryGetManaged)(dptr, bytes, library, name), (void)0);
 }
 
 // Finds the kernel's function in the current context and loads it, which its first launch would do; promises its local memory.
@@ -149,7 +154,7 @@ static CUresult load_function(CUfunction *function, CUresult (*find)(CUfunction 
 	if (gpu == NULL)
 		return find(function, handle);
 	softmig_gpu_enter(gpu);
-	if (!reserve_load(gpu, &reserved)) {
+	if (!reserve_load(gpu, UNKNOWN, &reserved)) {
 		softmig_gpu_leave(gpu);
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	}

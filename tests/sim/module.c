@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Modules, libraries, functions. A kernel's name says what it does: "spin_250us" lasts that long, "..._local4096" needs
 // that much local memory per thread, one with "malloc" or "printf" in its name the heap or the buffer, "missing..."
-// does not exist. Any image is accepted; what it weighs is a word "code=3M" in its text.
+// does not exist. Any image is accepted; what it weighs is a word "code=3M" in its text, or PTX's arrays of bytes.
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -64,6 +64,12 @@ struct CUfunc_st *sim_function(struct CUmod_st *module, const char *name)
 static uint64_t code_bytes(const void *image)
 {
 	const char *text = image;
+	if (strncmp(text, ".version", 8) == 0) { // PTX: its arrays of bytes
+		uint64_t bytes = 65536;
+		for (const char *at = strstr(text, ".b8 "); at != NULL; at = strstr(at + 1, ".b8 "))
+			bytes += number_after(at, "[");
+		return bytes;
+	}
 	if (strncmp(text, "softmig-sim-module", 18) != 0)
 		return 65536; // a real image, of which we understand nothing
 	const char *code = strstr(text, "code=");
