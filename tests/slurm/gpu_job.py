@@ -21,6 +21,7 @@ import time
 
 MIB = 1 << 20
 LONGEST_S = 120  # that a job waits for the others
+SEGMENT_MIB = 20  # PyTorch's allocator asks for so much where a piece of 1 to 10 MiB is wanted
 POWER_CAP = 0x4  # of NVML's reasons for a lower clock
 # As in bench/share_work.c: a loop of a number of steps, which being preempted does not shorten, in one small block per processor.
 PTX = b""".version 6.0
@@ -231,8 +232,8 @@ def memory_table(folder, names):
     for name in names:
         result, (memory, _) = json.loads(read(folder, name + ".json")), limits_of(folder, name)
         used = seen.get(result["pid"])
-        # All of it, to the driver's granule of 2 MiB, where the driver tells; else what is left beside a context and its libraries.
-        enough = memory - 4 <= used <= memory if used is not None else result["most_mib"] > 0.9 * memory
+        # All of it but what is less than one of PyTorch's segments, where the driver tells; else what a context and its libraries leave.
+        enough = memory - SEGMENT_MIB < used <= memory if used is not None else result["most_mib"] > 0.9 * memory
         held = result["total_mib"] == memory and result["most_mib"] <= memory and enough and "OutOfMemory" in result["refused"]
         good = good and held
         print(f"| {name} | {memory} MiB | {result['total_mib']} MiB | {result['most_mib']} MiB | {shown(used, '{} MiB')} | {result['refused']} | {'yes' if held else 'NO'} |")
@@ -253,18 +254,18 @@ def share_table(folder, names, alone):
         good = good and held
         print(f"| {name} | {share} % | {result['spin']['rate']:.1f} | {got:.2f} % | {shown(result['spin']['metered_pct'], '{:.2f} %')} | {'yes' if held else 'NO'} | "
               f"{result['products']['rate']:.1f} | {100 * result['products']['rate'] / alone['products']['rate']:.2f} % | {shown(result['products']['metered_pct'], '{:.2f} %')} |")
-    print("\nJudged is the busy time, by kernels of a fixed number of steps that hardly use power. Matrix products depend on the clock:\n\n"
-          "| work | SM clock | power | at the power limit | products per second, all jobs | per MHz |\n|---|---|---|---|---|---|")
-    rows = {}
+    print("\nJudged is the busy time, by kernels of a fixed number of steps that hardly use power. Matrix products depend on the clock, which the power "
+          "limit lowers:\n\n| work | SM clock | power | at the power limit | products per second of busy time |\n|---|---|---|---|---|")
+    whole = alone["products"]["rate"]
     for kind, title in (("spin", "kernels of fixed length"), ("products", "matrix products")):
         for who, works in (("alone", [alone[kind]]), ("two quarters", [result[kind] for result in results.values()])):
-            clock, rate = Clock(folder, works), sum(work["rate"] for work in works)
-            per_mhz = rate / clock.mhz if clock.mhz and kind == "products" else None
-            rows[kind, who] = per_mhz
+            clock, busy = Clock(folder, works), None
+            if kind == "products":
+                parts = [100 if who == "alone" else work["metered_pct"] for work in works]
+                busy = None if None in parts else 100 * sum(work["rate"] for work in works) / sum(parts)
             print(f"| {title}, {who} | {shown(clock.mhz, '{:.0f} MHz')} | {shown(clock.watts, '{:.0f} W')} | {shown(clock.capped, '{:.0f} % of the time')} | "
-                  f"{f'{rate:.1f}' if kind == 'products' else ''} | {shown(per_mhz, '{:.4f}') if kind == 'products' else ''} |")
-    if rows["products", "alone"]:
-        print(f"\nAt equal clock the two quarters did {100 * rows['products', 'two quarters'] / rows['products', 'alone']:.1f} % of the whole GPU's matrix products together.")
+                  f"{'' if busy is None else f'{busy:.0f}, {busy / whole:.2f} x'} |")
+    print("\nClock and power are means over all the time, the pauses between turns and those of the share included, in which the clock is highest.")
     return good
 
 
