@@ -50,8 +50,9 @@ def table(options, sections, cells, lanes, faults, began, took):
     out = ["<!-- SPDX-License-Identifier: Apache-2.0 -->", f"# The compute share on {'the simulated driver' if options.sim else machine(options).split(';')[0]}", "",
            f"{machine(options)}. {version()}.", "",
            f"`{os.path.relpath(sys.argv[0], os.path.dirname(HERE))} {' '.join(sys.argv[1:])}`, {began}, {took:.0f} s. Cells run side by side on {len(lanes)} GPU{'s' * (len(lanes) > 1)}, one cell on each at a time;"
-           " launches of 2 us kernels and single launches at the end, with nothing else on the machine.",
-           "Figures are work done after a second of run-in, in percent of what the same program does alone on the same GPU without SoftMig."]
+           " the cells of what it costs at the end, beside each other at most.",
+           "Figures are work done after a second of run-in, in percent of what the same program does alone on the same GPU without SoftMig (where half a",
+           "point counts: before and after)."]
     for title, columns, mine in sections:
         out += ["", f"## {title}", "", "| " + " | ".join((*columns, "")) + " |", "|" + "---|" * (len(columns) + 1)]
         out += [line(row) for cell in mine for row in cell.rows or []]

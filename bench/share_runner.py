@@ -15,8 +15,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 BUILD = os.environ.get("BUILD", os.path.join(os.path.dirname(HERE), "build"))
 WORK = os.path.join(BUILD, "bench", "share_work")
 LIBRARY = os.path.join(BUILD, "libsoftmig.so")
-NATIVE_SECONDS = 3  # of measuring what a program does alone without a slice
-START = 1.0  # s, from the start of a program to "ready", for estimates; Python with PyTorch takes longer
+NATIVE_SECONDS = 4  # of measuring what a program does alone without a slice
+START = 0.6  # s, from the start of a program to "ready", for estimates; Python with PyTorch takes longer
 
 
 def clean_environment(options, directory):
@@ -197,10 +197,13 @@ class Lane:
 
     def alone(self, kind, length, count=1):
         """What it does without SoftMig, per cent of the GPU as calibrated; measured once."""
-        def measure():
-            results = self.together([(self.work(kind, length, min(NATIVE_SECONDS, self.options.seconds + 1)), None, 0)] * count, NATIVE_SECONDS)
-            return sum(result.mean() for result in results) or 1e-9
-        return self.once((kind, length, count), measure)
+        return self.once((kind, length, count), lambda: self.alone_now(kind, length, count))
+
+    def alone_now(self, kind, length, count=1):
+        """The same, measured anew."""
+        results = self.together([(self.work(kind, length, min(NATIVE_SECONDS, self.options.seconds + 1)), None, 0)] * count, NATIVE_SECONDS)
+        self.measured[kind, length, count] = sum(result.mean() for result in results) or 1e-9
+        return self.measured[kind, length, count]
 
 
 def until_ready(process, patience):

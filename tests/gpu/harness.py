@@ -16,6 +16,8 @@ BUILD = os.environ.get("BUILD", os.path.join(SOURCE, "build"))
 PROGRAMS = os.path.join(BUILD, "tests", "gpu")
 MIB = 1 << 20
 SIM = False  # set by run --sim
+GPU = None  # the GPU of this run, as NVML numbers it; set by run --gpu
+UUID = None  # the same by its name, which means the same to CUDA and to NVML
 
 
 def environment(extra=None):
@@ -28,6 +30,8 @@ def environment(extra=None):
         env["SOFTMIG_TEST_SIM"] = "1"
         env["SOFTMIG_SIM_STATE"] = f"/dev/shm/softmig-gpu-test.{os.getpid()}"
         env["SOFTMIG_SIM_GPUS"] = "2xH200:143771M"
+    if UUID:
+        env["CUDA_VISIBLE_DEVICES"] = UUID
     env["PYTHONPATH"] = os.path.dirname(os.path.abspath(__file__)) + ":" + env.get("PYTHONPATH", "")
     env.update(extra or {})
     return env
@@ -209,12 +213,21 @@ def run_jobs(report, jobs, at_once, watch=True, ceiling=0):
     return watcher
 
 
-def gpu_count():
-    """GPUs that NVML shows, asked in a process of its own so that the harness never loads a driver."""
-    code = ("import ctypes as c; n=c.CDLL('libnvidia-ml.so.1'); k=c.c_uint(0);"
-            "print(k.value if n.nvmlInit_v2() or n.nvmlDeviceGetCount_v2(c.byref(k)) else k.value)")
-    seen = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False)
-    return int(seen.stdout.strip() or 0)
+def gpu_uuids():
+    """The GPUs that NVML shows, asked in a process of its own so that the harness never loads a driver."""
+    code = ("import ctypes as c; n=c.CDLL('libnvidia-ml.so.1'); n.nvmlInit_v2(); k=c.c_uint(0); n.nvmlDeviceGetCount_v2(c.byref(k))\n"
+            "for i in range(k.value):\n h=c.c_void_p(); b=c.create_string_buffer(96); n.nvmlDeviceGetHandleByIndex_v2(i,c.byref(h));"
+            " n.nvmlDeviceGetUUID(h,b,96); print(b.value.decode())")
+    return subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False).stdout.split()
+
+
+def use_gpu(number):
+    """Every job from here on runs on this GPU alone, unless it says otherwise. NVML's number: CUDA's may be another."""
+    global GPU, UUID
+    uuids = gpu_uuids()
+    if number >= len(uuids):
+        sys.exit(f"tests/gpu/run: no GPU {number}: NVML shows {len(uuids)}")
+    GPU, UUID = number, uuids[number]
 
 
 def have_module(name):

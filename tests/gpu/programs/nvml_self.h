@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// NVML's figure for the calling process, on the first GPU. Owns: that question.
+// NVML's figure for the calling process, on the first GPU that it sees. Owns: that question.
 #ifndef SOFTMIG_TESTS_GPU_NVML_SELF_H
 #define SOFTMIG_TESTS_GPU_NVML_SELF_H
 #include <dlfcn.h>
+#include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "preload/abi/nvml_types.h"
@@ -19,7 +21,12 @@ static inline unsigned long long nvml_bytes(void)
 		nvmlReturn_t (*init)(void) = nvml ? (nvmlReturn_t (*)(void))dlsym(nvml, "nvmlInit_v2") : NULL;
 		nvmlReturn_t (*find)(unsigned int, nvmlDevice_t *) =
 			nvml ? (nvmlReturn_t (*)(unsigned int, nvmlDevice_t *))dlsym(nvml, "nvmlDeviceGetHandleByIndex_v2") : NULL;
-		if (init == NULL || find == NULL || init() != NVML_SUCCESS || find(0, &device) != NVML_SUCCESS)
+		nvmlReturn_t (*by_uuid)(const char *, nvmlDevice_t *) =
+			nvml ? (nvmlReturn_t (*)(const char *, nvmlDevice_t *))dlsym(nvml, "nvmlDeviceGetHandleByUUID") : NULL;
+		const char *visible = getenv("CUDA_VISIBLE_DEVICES"); // NVML's numbers are not CUDA's where this is set
+		if (init == NULL || find == NULL || by_uuid == NULL || init() != NVML_SUCCESS)
+			return 0;
+		if ((visible != NULL && strncmp(visible, "GPU-", 4) == 0 ? by_uuid(visible, &device) : find(0, &device)) != NVML_SUCCESS)
 			return 0;
 		list = (__typeof__(list))dlsym(nvml, "nvmlDeviceGetComputeRunningProcesses_v2");
 	}
