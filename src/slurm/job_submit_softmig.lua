@@ -57,6 +57,22 @@ local function refuse(sentence)
 	return slurm.ERROR
 end
 
+-- slurmd runs no prolog, so that there is no slice, when a requeued job starts on its node while the credential of its last run is
+-- still known there. Slurm sees to that by the start time that it gives the job, which plugins are not shown: no change may undo it.
+-- Returns the refusal.
+local function after_requeue(job_desc, job, sliced)
+	if (number(job.restart_cnt, 4294967294) or 0) == 0 or not sliced then
+		return nil
+	end
+	if not slices.has_shards(job.tres_per_node) then -- its start time may have been changed before
+		return "a requeued job cannot become one with a slice; cancel it and submit it again"
+	end
+	if (tonumber(job_desc.begin_time) or 0) > 0 then
+		return "when a requeued job with a slice starts is set by Slurm; hold it to put it off"
+	end
+	return nil
+end
+
 -- job: the job as it is now, when it is being changed (what the change leaves alone still counts).
 local function apply(job_desc, job)
 	local ask, changed = {}, false
@@ -68,7 +84,7 @@ local function apply(job_desc, job)
 			ask[field] = text(job[name])
 		end
 	end
-	if not changed then
+	if not changed and not job then
 		return slurm.SUCCESS
 	end
 	ask.nodes = number(job_desc.min_nodes, 4294967294) or (job and number(job.min_nodes, 4294967294))
@@ -78,9 +94,16 @@ local function apply(job_desc, job)
 	ask.cpus_per_gpu = text(job_desc.cpus_per_tres)
 	ask.mem_per_gpu = text(job_desc.mem_per_tres)
 	ask.tasks_per_gpu = number(job_desc.ntasks_per_tres, 65534)
-	local sliced, change = slices.judge(ask, offered, problem)
+	local sliced, change = false, nil
+	if changed then
+		sliced, change = slices.judge(ask, offered, problem)
+	end
 	if sliced == nil then
 		return refuse(change)
+	end
+	local refusal = job and after_requeue(job_desc, job, sliced or slices.has_shards(ask.node))
+	if refusal then
+		return refuse(refusal)
 	elseif not sliced then
 		return slurm.SUCCESS
 	end

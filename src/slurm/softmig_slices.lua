@@ -195,6 +195,16 @@ local function given(number)
 	return number ~= nil and number > 0
 end
 
+-- Does a per-node list hold shards?
+function M.has_shards(list)
+	for text in (list or ""):gmatch("[^,]+") do
+		if parse_item(text).name == "shard" then
+			return true
+		end
+	end
+	return false
+end
+
 -- Judges a whole request. ask holds the lists node, job, task, socket (nil where not given; plain: they leave out "gpu:") and
 -- the numbers nodes, tasks, tasks_per_node, sockets and the lists cpus_per_gpu, mem_per_gpu, tasks_per_gpu.
 -- Returns false (leave the request alone), or true and { node = list, clear = {"job", ...}, one_node = bool }, or nil and the refusal.

@@ -218,6 +218,23 @@ equal("a change to slices of a job with --gpus of whole ones", (submit({ tres_pe
 	{ tres_per_job = "gres:gpu:h200:1" })), -1)
 equal("other changes pass", (submit({ time_limit = 5 }, { tres_per_node = "gres:shard:l40s:2", tres_per_job = "gres:gpu:l40s:1" })), 0)
 
+-- a requeued job, which Slurm starts without its prolog when somebody makes it start before the time that Slurm gave it
+local function again(changes, kind)
+	return (submit(changes, { tres_per_node = kind or "gres:shard:l40s:2", restart_cnt = 1 }))
+end
+equal("a requeued slice's start is not changed", again({ begin_time = 2000000000 }), -1)
+matches("and the user is told what to do", said[1], "hold it to put it off")
+equal("nor by changing the request in the same breath", again({ begin_time = 2000000000, tres_per_node = "gres:gpu:l40s.4:1" }), -1)
+equal("other changes of it pass", again({ time_limit = 5, begin_time = 0 }), 0)
+equal("its slice may be changed", again({ tres_per_node = "gres:gpu:l40s.4:1" }), 0)
+equal("a requeued whole GPU may be started early", again({ begin_time = 2000000000 }, "gres:gpu:l40s:1"), 0)
+equal("and so may a requeued job without", again({ begin_time = 2000000000 }, ""), 0)
+equal("but does not become a slice after that", again({ tres_per_node = "gres:gpu:l40s.4:1" }, "gres:gpu:l40s:1"), -1)
+matches("and the user is told what to do", said[1], "submit it again")
+equal("in Slurm's own words neither", again({ tres_per_node = "gres:shard:l40s:1" }, "gres:gpu:l40s:1"), -1)
+equal("a job that ran only once may be started early", (submit({ begin_time = 2000000000 },
+	{ tres_per_node = "gres:shard:l40s:2", restart_cnt = 0 })), 0)
+
 -- fail closed
 local broken = setmetatable({}, { __index = function() error("broken field") end })
 said, logged = {}, {}
