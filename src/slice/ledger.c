@@ -31,7 +31,9 @@ struct request {
 
 struct view {
 	uint64_t used_bytes;
-	uint64_t pending_bytes; // our own included
+	uint64_t pending_bytes; // our own included, and all cover
+	uint64_t kept_bytes;    // of these, cover that may be taken away
+	uint64_t in_use_bytes;  // and cover that may not
 	uint64_t print;         // of all used figures: the same twice means that the first sum was true in between
 	bool older;             // somebody who announces has waited longer than we have
 };
@@ -46,7 +48,7 @@ static inline __attribute__((always_inline)) void look(const struct request *req
 {
 	struct softmig_ledger_file *file = request->ledger->file;
 	int gpu = request->gpu;
-	uint64_t used = 0, pending = 0, print = 0;
+	uint64_t used = 0, pending = 0, print = 0, kept = 0, in_use = 0;
 	bool older = false;
 
 	// After our announcement: who claims a slot raises the mark before announcing, so a request that does not see us
@@ -61,23 +63,28 @@ static inline __attribute__((always_inline)) void look(const struct request *req
 		struct softmig_ledger_use *use = &slot->use[gpu];
 		// seq_cst: the look of Dekker's argument. Before the used figures: see above.
 		uint64_t announced = atomic_load_explicit(&use->pending_bytes, memory_order_seq_cst);
+		uint64_t cover = atomic_load_explicit(&use->cover_bytes, memory_order_seq_cst);
 		uint64_t tracked = atomic_load_explicit(&use->tracked_bytes, memory_order_seq_cst);
 		uint64_t overhead = atomic_load_explicit(&use->overhead_bytes, memory_order_seq_cst);
 		if (closely)
 			STEP();
-		if ((announced | tracked | overhead) == 0) {
+		if ((announced | cover | tracked | overhead) == 0) {
 			if (closely)
 				print *= 0x9e3779b97f4a7c15ull;
 			continue;
 		}
 		// Read last: whoever owned the slot while we read its figures has announced before it used them.
 		if (owner_state(atomic_load_explicit(&slot->owner, memory_order_seq_cst)) != OWNER_OWNED)
-			announced = tracked = overhead = 0;
+			announced = cover = tracked = overhead = 0;
 		uint64_t sum = add_saturated(tracked, overhead);
 		used = add_saturated(used, sum);
-		pending = add_saturated(pending, announced);
+		pending = add_saturated(pending, add_saturated(announced, cover & ~SOFTMIG_LEDGER_COVER_IN_USE));
 		if (closely) {
 			print = (print ^ sum) * 0x9e3779b97f4a7c15ull;
+			if (cover & SOFTMIG_LEDGER_COVER_IN_USE)
+				in_use = add_saturated(in_use, cover - SOFTMIG_LEDGER_COVER_IN_USE);
+			else
+				kept = add_saturated(kept, cover);
 			if (announced > 0 && i != request->index) {
 				uint64_t since = atomic_load_explicit(&use->waiting_ns, memory_order_relaxed); // only a hint
 				older = older || (since != 0 && (since < began_ns || (since == began_ns && i < request->index)));
@@ -86,6 +93,8 @@ static inline __attribute__((always_inline)) void look(const struct request *req
 	}
 	view->used_bytes = used;
 	view->pending_bytes = pending;
+	view->kept_bytes = kept;
+	view->in_use_bytes = in_use;
 	view->print = print;
 	view->older = older;
 }
@@ -107,25 +116,47 @@ static bool fits(const struct request *request, const struct view *view)
 	return add_saturated(view->used_bytes, view->pending_bytes) <= request->limit_bytes;
 }
 
-static bool is_over(const struct request *request, const struct view *view)
+// Without what may yet come to nothing. A call of the driver that takes its time is not waited for: as good as used.
+static bool is_over(const struct request *request, const struct view *view, uint64_t waited_ns)
 {
-	return add_saturated(view->used_bytes, request->bytes) > request->limit_bytes;
+	uint64_t used = waited_ns > WAIT_NS ? add_saturated(view->used_bytes, view->in_use_bytes) : view->used_bytes;
+	return add_saturated(used, request->bytes) > request->limit_bytes;
 }
 
-static void grant(const struct request *request, uint64_t used_bytes)
+// Takes away what cover is kept and not in use: its owner will announce anew, and look.
+static void take_cover(const struct request *request)
+{
+	struct softmig_ledger_file *file = request->ledger->file;
+	uint32_t count = ledger_mark(atomic_load(&file->mark));
+	for (uint32_t i = 0; i < count; i++) {
+		_Atomic uint64_t *cover = &file->slot[i].use[request->gpu].cover_bytes;
+		uint64_t kept = atomic_load_explicit(cover, memory_order_relaxed);
+		if (kept != 0 && !(kept & SOFTMIG_LEDGER_COVER_IN_USE)) {
+			atomic_compare_exchange_strong(cover, &kept, 0);
+			STEP();
+		}
+	}
+}
+
+static void raise_peaks(const struct request *request, uint64_t used_bytes)
 {
 	struct softmig_ledger_use *use = request->use;
-	atomic_fetch_add_explicit(figure_of(use, request->kind), request->bytes, memory_order_seq_cst);
-	STEP();
-	if (request->limit_bytes > 0)
-		withdraw(request);
-	if (request->kind == SOFTMIG_LEDGER_OVERHEAD && request->bytes != 0)
-		return; // an estimate, measured in a moment: no peak of what was really held
 	uint64_t own = add_saturated(atomic_load_explicit(&use->tracked_bytes, memory_order_relaxed),
 	                             atomic_load_explicit(&use->overhead_bytes, memory_order_relaxed));
 	raise_to(&use->peak_bytes, own);
 	raise_to(&request->ledger->file->gpu[request->gpu].peak_bytes, add_saturated(used_bytes, request->bytes));
 	STEP();
+}
+
+static void grant(const struct request *request, uint64_t used_bytes)
+{
+	atomic_fetch_add_explicit(figure_of(request->use, request->kind), request->bytes, memory_order_seq_cst);
+	STEP();
+	if (request->limit_bytes > 0)
+		withdraw(request);
+	if (request->kind == SOFTMIG_LEDGER_OVERHEAD && request->bytes != 0)
+		return; // an estimate, measured in a moment: no peak of what was really held
+	raise_peaks(request, used_bytes);
 }
 
 static void pause_for(unsigned round, uint32_t index)
@@ -190,10 +221,10 @@ static __attribute__((noinline)) bool contend(const struct request *request)
 		} else if (waited_ns > WAIT_RUNNABLE_NS) {
 			withdraw(request);
 			refused = true;
-		} else if (is_over(request, &view)) {
+		} else if (is_over(request, &view, waited_ns)) {
 			// A sum taken while others give back and take may never have been true. Nothing changed between two looks: it was.
 			look(request, true, began_ns, &again);
-			bool certain = is_over(request, &again) && (again.print == view.print || waited_ns > WAIT_NS);
+			bool certain = is_over(request, &again, waited_ns) && (again.print == view.print || waited_ns > WAIT_NS);
 			if (certain && swept) {
 				withdraw(request);
 				refused = true;
@@ -202,6 +233,8 @@ static __attribute__((noinline)) bool contend(const struct request *request)
 				swept = sweep_withdrawn(request, SWEEP_REFUSAL, NULL) == 0;
 				announce(request);
 			}
+		} else if (view.kept_bytes != 0) {
+			take_cover(request);
 		} else if (began_ns + waited_ns > next_sweep_ns) {
 			bool stuck = false;
 			int freed = sweep_withdrawn(request, SWEEP_PENDING, &stuck);
@@ -263,6 +296,53 @@ bool softmig_ledger_reserve(struct softmig_ledger *ledger, int gpu, enum softmig
 	bool granted = contend(&request);
 	errno = saved_errno;
 	return granted;
+}
+
+struct softmig_ledger_use *softmig_ledger_cover_kept(struct softmig_ledger *ledger, int gpu, uint64_t bytes)
+{
+	struct softmig_ledger_slot *slot = is_valid_gpu(ledger, gpu) ? softmig_ledger_self(ledger) : NULL;
+	uint64_t kept = bytes;
+	// Taken into use while nobody takes it away, it has been announced all the time since the look that showed it to fit.
+	if (slot == NULL || !atomic_compare_exchange_strong_explicit(&slot->use[gpu].cover_bytes, &kept, bytes | SOFTMIG_LEDGER_COVER_IN_USE,
+	                                                             memory_order_seq_cst, memory_order_relaxed))
+		return NULL;
+	STEP();
+	return &slot->use[gpu];
+}
+
+struct softmig_ledger_use *softmig_ledger_cover(struct softmig_ledger *ledger, int gpu, uint64_t bytes, uint64_t limit_bytes)
+{
+	struct softmig_ledger_slot *slot = is_valid_gpu(ledger, gpu) ? softmig_ledger_self(ledger) : NULL;
+	uint64_t none = 0;
+	if (slot == NULL || !atomic_compare_exchange_strong_explicit(&slot->use[gpu].cover_bytes, &none, bytes | SOFTMIG_LEDGER_COVER_IN_USE,
+	                                                             memory_order_seq_cst, memory_order_relaxed))
+		return NULL;
+	STEP();
+	// Announced, as announce() does: the later of two announcers sees the earlier.
+	struct request request = {ledger, &slot->use[gpu], (uint32_t)(slot - ledger->file->slot), gpu, SOFTMIG_LEDGER_TRACKED, bytes, limit_bytes};
+	struct view view;
+	if (limit_bytes != 0)
+		look(&request, false, 0, &view);
+	if (limit_bytes == 0 || fits(&request, &view))
+		return &slot->use[gpu];
+	softmig_ledger_cover_drop(&slot->use[gpu]);
+	STEP();
+	return NULL;
+}
+
+void softmig_ledger_cover_spend(struct softmig_ledger *ledger, int gpu, struct softmig_ledger_use *use, uint64_t bytes)
+{
+	struct softmig_ledger_slot *slot = softmig_ledger_self(ledger);
+	atomic_fetch_add_explicit(&use->tracked_bytes, bytes, memory_order_seq_cst); // before the cover goes, as in grant()
+	STEP();
+	softmig_ledger_cover_drop(use);
+	STEP();
+	if (slot == NULL)
+		return;
+	struct request request = {ledger, use, (uint32_t)(slot - ledger->file->slot), gpu, SOFTMIG_LEDGER_TRACKED, 0, 0};
+	struct view view;
+	look(&request, false, 0, &view);
+	raise_peaks(&request, view.used_bytes);
 }
 
 void softmig_ledger_release(struct softmig_ledger *ledger, int gpu, enum softmig_ledger_kind kind, uint64_t bytes)

@@ -9,6 +9,8 @@
 //   grant      sum <= limit: used += n, then pending -= n;
 //   refuse     what is used already plus n is over the limit, twice with nothing changed in between: pending -= n;
 //   contend    only announcements are in the way: the oldest waiter stands, the others withdraw, wait and retry (bounded).
+// Cover is an announcement that stays: for small allocations, of which the driver alone knows whether they take memory. Kept from one
+// to the next, it spares each the look; whoever needs it to be granted something takes it away while it is not in use.
 // Two requests that do not fit together see each other, so never both are granted; a dead process's part is its slot alone,
 // so discarding the slot restores the sum exactly, whatever instruction it died at.
 //
@@ -40,7 +42,7 @@ struct softmig_ledger_use {
 	_Atomic uint64_t busy_ns;        // GPU time used
 	_Atomic uint64_t throttled_ns;   // time that launches waited
 	_Atomic uint64_t waiting_ns;     // CLOCK_MONOTONIC since when a request of its contends: the oldest is served first
-	uint64_t reserved;
+	_Atomic uint64_t cover_bytes;    // announced, and kept: SOFTMIG_LEDGER_COVER_IN_USE is added while an allocation is under way
 };
 
 // owner: 2 bits state, 8 bits generation (so that a word never comes back while somebody still judges it), 22 bits pid,
@@ -133,6 +135,23 @@ bool softmig_ledger_reserve(struct softmig_ledger *ledger, int gpu, enum softmig
 void softmig_ledger_count_refusal(struct softmig_ledger *ledger, int gpu);
 // Gives back what was granted. Never lets a figure fall below zero.
 void softmig_ledger_release(struct softmig_ledger *ledger, int gpu, enum softmig_ledger_kind kind, uint64_t bytes);
+// Cover for one allocation that may turn out to take memory. Ask before the driver's call: first for what was kept, which costs no look
+// (and minds no change of the limit since: mind it when the cover is spent), else anew, if it fits as things are. NULL: not to be had,
+// or another thread has it. After the call, with what was answered: keep it, if the allocation took nothing; spend it, if it
+// took all of it, which is then charged as tracked; or drop it. bytes: even, not 0, always the same for a GPU.
+struct softmig_ledger_use *softmig_ledger_cover_kept(struct softmig_ledger *ledger, int gpu, uint64_t bytes);
+struct softmig_ledger_use *softmig_ledger_cover(struct softmig_ledger *ledger, int gpu, uint64_t bytes, uint64_t limit_bytes);
+void softmig_ledger_cover_spend(struct softmig_ledger *ledger, int gpu, struct softmig_ledger_use *use, uint64_t bytes);
+#define SOFTMIG_LEDGER_COVER_IN_USE 1ull
+// Release: whoever sees it kept or gone sees what was charged before.
+static inline void softmig_ledger_cover_keep(struct softmig_ledger_use *use, uint64_t bytes)
+{
+	atomic_store_explicit(&use->cover_bytes, bytes, memory_order_release);
+}
+static inline void softmig_ledger_cover_drop(struct softmig_ledger_use *use)
+{
+	atomic_store_explicit(&use->cover_bytes, 0, memory_order_release);
+}
 // Sets this process's overhead on gpu to the measured figure, up or down, limit or not: it is what the driver already holds.
 void softmig_ledger_set_overhead(struct softmig_ledger *ledger, int gpu, uint64_t bytes);
 // The same, but only if it still is expected_bytes: another thread may have reserved overhead since the figure was taken. False: it is not.

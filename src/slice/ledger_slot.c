@@ -61,6 +61,7 @@ static bool take(struct softmig_ledger_slot *slot, const struct viewer *viewer, 
 		atomic_store_explicit(&use->busy_ns, 0, memory_order_relaxed);
 		atomic_store_explicit(&use->throttled_ns, 0, memory_order_relaxed);
 		atomic_store_explicit(&use->waiting_ns, 0, memory_order_relaxed);
+		atomic_store_explicit(&use->cover_bytes, 0, memory_order_relaxed);
 	}
 	STEP();
 	return true;
@@ -82,9 +83,11 @@ static bool concerns(struct softmig_ledger_slot *slot, int gpu, enum sweep which
 	if (which == SWEEP_ALL || which == SWEEP_CLAIM)
 		return true;
 	struct softmig_ledger_use *use = &slot->use[gpu];
+	// Waited for like an announcement, and when that took too long counted as used.
+	bool covers = (atomic_load_explicit(&use->cover_bytes, memory_order_relaxed) & SOFTMIG_LEDGER_COVER_IN_USE) != 0;
 	if (which == SWEEP_PENDING)
-		return atomic_load_explicit(&use->pending_bytes, memory_order_relaxed) > 0;
-	return (atomic_load_explicit(&use->tracked_bytes, memory_order_relaxed) |
+		return atomic_load_explicit(&use->pending_bytes, memory_order_relaxed) > 0 || covers;
+	return covers || (atomic_load_explicit(&use->tracked_bytes, memory_order_relaxed) |
 	        atomic_load_explicit(&use->overhead_bytes, memory_order_relaxed)) != 0;
 }
 

@@ -5,6 +5,7 @@
 //   justice   a request is refused only if at some instant during it, it did not fit beside what the living had;
 //   recovery  when all others are dead or done, a newcomer is granted the whole limit;
 //   progress  (-DPROGRESS) with nobody killed and a fair scheduler every request ends, without any time limit of its own.
+// -DCOVER: the processes below COVER first make small allocations under cover, of which the driver decides whether they take memory.
 // Each MUTANT_... is a mistake that must be found.
 #define SLOTS 3
 #ifndef PROCESSES // 2 or 3, and one newcomer, number 3, at the end
@@ -37,6 +38,9 @@
 // The file.
 short owner[SLOTS];
 byte pending[SLOTS], used[SLOTS], waiting[SLOTS];
+#ifdef COVER
+byte cover[SLOTS]; // twice the bytes, and 1 while in use
+#endif
 byte mark, claims, image[SLOTS];
 
 // The machine: who lives, in which image since its last exec, what the driver has handed out.
@@ -86,6 +90,9 @@ inline take(index)
 #ifndef MUTANT_NO_ZEROING
 		pending[index] = 0;
 		used[index] = 0;
+#ifdef COVER
+		cover[index] = 0;
+#endif
 #endif
 		waiting[index] = 0
 	:: else
@@ -194,6 +201,11 @@ inline look()
 			a = pending[i]
 #endif
 		}
+#ifdef COVER
+#ifndef MUTANT_COVER_UNSEEN
+		atomic { a = a + cover[i] / 2; kept = kept || (cover[i] > 0 && cover[i] % 2 == 0) }
+#endif
+#endif
 		atomic {
 #ifdef MUTANT_USED_BEFORE_PENDING
 			a = pending[i];
@@ -205,7 +217,7 @@ inline look()
 				sum_used = CAPPED(sum_used + b);
 				sum_pending = CAPPED(sum_pending + a);
 				print = print * 4 + b;
-				older = older || (a > 0 && i != slot && waiting[i] != 0 && waiting[i] < began)
+				older = older || (pending[i] > 0 && i != slot && waiting[i] != 0 && waiting[i] < began)
 			:: else -> print = print * 4
 			fi;
 			a = 0; b = 0; i++
@@ -226,6 +238,59 @@ inline grant()
 #endif
 	granted = true
 }
+
+#ifdef COVER
+// Takes away all cover that is kept.
+inline take_cover()
+{
+	i = 0;
+	do
+	:: atomic { i < mark ->
+			if
+#ifdef MUTANT_COVER_TAKEN_IN_USE
+			:: cover[i] > 0 -> cover[i] = 0
+#else
+			:: cover[i] > 0 && cover[i] % 2 == 0 -> cover[i] = 0
+#endif
+			:: else
+			fi;
+			i++
+		}
+	:: atomic { i >= mark -> break }
+	od;
+	i = 0
+}
+
+// One small allocation: granted tells whether it took memory, which is then charged.
+inline small()
+{
+	atomic {
+		granted = (cover[slot] == 2 * bytes); // kept
+		cover[slot] = 2 * bytes + 1
+	}
+	if
+	:: granted
+	:: else ->
+		look();
+		atomic { granted = (sum_used + sum_pending <= LIMIT); sum_used = 0; sum_pending = 0; print = 0; older = false; kept = false }
+#ifdef MUTANT_COVER_WITHOUT_LOOK
+		granted = true
+#endif
+	fi;
+	if
+	:: !granted -> cover[slot] = 0
+	:: granted -> // it takes memory,
+		atomic { total = total + bytes; held[me] = bytes; assert(total <= LIMIT) }
+#ifdef MUTANT_COVER_DROPPED_BEFORE_SPENT
+		cover[slot] = 0;
+#endif
+		atomic { used[slot] = used[slot] + bytes; charged = charged + bytes; charge[me] = bytes; judge() }
+		cover[slot] = 0
+	:: granted -> // or not
+		atomic { cover[slot] = 2 * bytes; granted = false }
+	fi
+}
+#endif
 
 inline reserve()
 {
@@ -271,6 +336,9 @@ inline reserve()
 			:: else
 			fi;
 			first = 0
+#ifdef COVER
+		:: sum_used + sum_pending > LIMIT && sum_used + bytes <= LIMIT && kept -> take_cover()
+#endif
 		:: else -> // only announcements are in the way
 			if
 			:: began == 0 -> atomic { clock++; began = clock }; waiting[slot] = began
@@ -295,7 +363,12 @@ inline reserve()
 				announce()
 			fi
 		fi;
-		atomic { sum_used = 0; sum_pending = 0; print = 0; older = false }
+		atomic {
+			sum_used = 0; sum_pending = 0; print = 0; older = false;
+#ifdef COVER
+			kept = false
+#endif
+		}
 	od;
 	if
 	:: began != 0 -> waiting[slot] = 0
@@ -316,6 +389,9 @@ proctype process(byte me; byte bytes; bool alone)
 	byte slot, i, j, a, b, top, sum_used, sum_pending, began, seen_mark, seen_claims, life;
 	short print, first;
 	bool taken, freed, granted, refused, swept, older;
+#ifdef COVER
+	bool kept;
+#endif
 	{
 #ifdef ADMISSION // the slots are owned from the start, and only the newcomer claims one
 		if
@@ -324,6 +400,22 @@ proctype process(byte me; byte bytes; bool alone)
 		fi;
 #else
 		claim();
+#endif
+#ifdef COVER
+		if
+		:: me < COVER ->
+			small();
+			if
+			:: granted -> release(); granted = false
+			:: else -> // and one more, for which the cover may have been kept
+				small();
+				if
+				:: granted -> release(); granted = false
+				:: else
+				fi
+			fi
+		:: else
+		fi;
 #endif
 		do
 		:: reserve();

@@ -5,7 +5,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
+#include <time.h>
 
 static const uint8_t uuid_a[16] = {0xaa, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 static const uint8_t uuid_b[16] = {0xbb, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
@@ -424,6 +426,95 @@ static void a_snapshot_shows_the_living_and_refuses_what_is_no_ledger(void **sta
 	free(copy);
 }
 
+// What all processes have announced as cover, in use or not.
+static uint64_t raw_cover(const struct softmig_ledger *ledger)
+{
+	uint64_t sum = 0;
+	for (int i = 0; i < SOFTMIG_LEDGER_SLOTS; i++)
+		sum += atomic_load(&ledger->file->slot[i].use[0].cover_bytes) & ~SOFTMIG_LEDGER_COVER_IN_USE;
+	return sum;
+}
+
+static void cover_is_had_if_it_fits_kept_without_a_look_and_charged_when_spent(void **state)
+{
+	(void)state;
+	struct softmig_ledger ledger = open_ledger();
+	assert_null(softmig_ledger_cover_kept(&ledger, 0, 2 * MIB)); // none was kept yet
+	struct softmig_ledger_use *use = softmig_ledger_cover(&ledger, 0, 2 * MIB, 2 * MIB);
+	assert_non_null(use);
+	assert_int_equal(softmig_ledger_used(&ledger, 0), 0);
+	assert_null(softmig_ledger_cover(&ledger, 0, 2 * MIB, GIB)); // one thread at a time
+	assert_null(softmig_ledger_cover_kept(&ledger, 0, 2 * MIB));
+	softmig_ledger_cover_keep(use, 2 * MIB);
+	assert_int_equal(softmig_ledger_used(&ledger, 0), 0);
+	assert_int_equal(raw_cover(&ledger), 2 * MIB);
+	assert_ptr_equal(softmig_ledger_cover_kept(&ledger, 0, 2 * MIB), use);
+	softmig_ledger_cover_spend(&ledger, 0, use, 2 * MIB);
+	assert_int_equal(softmig_ledger_used(&ledger, 0), 2 * MIB);
+	assert_int_equal(raw_cover(&ledger), 0);
+	assert_int_equal(atomic_load(&use->tracked_bytes), 2 * MIB);
+	assert_int_equal(atomic_load(&use->peak_bytes), 2 * MIB);
+	assert_int_equal(atomic_load(&ledger.file->gpu[0].peak_bytes), 2 * MIB);
+	assert_null(softmig_ledger_cover(&ledger, 0, 2 * MIB, 4 * MIB - 1)); // does not fit: nothing stays announced
+	assert_int_equal(raw_cover(&ledger), 0);
+	assert_non_null(softmig_ledger_cover(&ledger, 0, 2 * MIB, 4 * MIB));
+	assert_null(softmig_ledger_cover(&ledger, SOFTMIG_MAX_GPUS, 2 * MIB, 0));
+	softmig_ledger_close(&ledger);
+}
+
+static void cover_that_is_only_kept_is_in_nobodys_way(void **state)
+{
+	(void)state;
+	struct softmig_ledger ledger = open_ledger();
+	pid_t neighbour = fork();
+	if (neighbour == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		softmig_ledger_cover_keep(softmig_ledger_cover(&ledger, 0, MIB, 4 * MIB), MIB);
+		for (;;)
+			pause();
+	}
+	softmig_ledger_cover_keep(softmig_ledger_cover(&ledger, 0, MIB, 4 * MIB), MIB);
+	while (raw_cover(&ledger) < 2 * MIB)
+		usleep(100);
+	assert_true(softmig_ledger_reserve(&ledger, 0, SOFTMIG_LEDGER_TRACKED, 2 * MIB, 4 * MIB)); // fits beside both
+	assert_int_equal(raw_cover(&ledger), 2 * MIB);
+	assert_true(softmig_ledger_reserve(&ledger, 0, SOFTMIG_LEDGER_TRACKED, 2 * MIB, 4 * MIB));
+	assert_int_equal(raw_cover(&ledger), 0); // taken away
+	assert_null(softmig_ledger_cover_kept(&ledger, 0, MIB));
+	assert_null(softmig_ledger_cover(&ledger, 0, MIB, 4 * MIB));
+	assert_int_equal(softmig_ledger_used(&ledger, 0), 4 * MIB);
+	kill(neighbour, SIGKILL);
+	wait_for(neighbour);
+	softmig_ledger_close(&ledger);
+}
+
+// The driver may take its time over an allocation: whoever asks meanwhile is told what is true meanwhile.
+static void cover_in_use_counts_as_used_for_whoever_waits_long(void **state)
+{
+	(void)state;
+	struct softmig_ledger ledger = open_ledger();
+	pid_t neighbour = fork();
+	if (neighbour == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		softmig_ledger_cover(&ledger, 0, MIB, 4 * MIB);
+		for (;;)
+			pause();
+	}
+	while (raw_cover(&ledger) < MIB)
+		usleep(100);
+	assert_true(softmig_ledger_reserve(&ledger, 0, SOFTMIG_LEDGER_TRACKED, 3 * MIB, 4 * MIB));
+	struct timespec before, after;
+	clock_gettime(CLOCK_MONOTONIC, &before);
+	assert_false(softmig_ledger_reserve(&ledger, 0, SOFTMIG_LEDGER_TRACKED, MIB, 4 * MIB));
+	clock_gettime(CLOCK_MONOTONIC, &after);
+	assert_true(after.tv_sec - before.tv_sec < 1); // 10 ms, and what a busy machine adds
+	assert_int_equal(raw_cover(&ledger), MIB);
+	kill(neighbour, SIGKILL);
+	wait_for(neighbour);
+	assert_true(softmig_ledger_reserve(&ledger, 0, SOFTMIG_LEDGER_TRACKED, MIB, 4 * MIB)); // at once
+	softmig_ledger_close(&ledger);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, make_directory, remove_directory)
 
 int main(void)
@@ -451,6 +542,9 @@ int main(void)
 		TEST(garbage_in_free_slots_and_dead_ones_does_not_cost_a_byte),
 		TEST(a_mark_scribbled_to_zero_does_not_hide_us_for_long),
 		TEST(a_lost_slot_is_claimed_anew),
+		TEST(cover_is_had_if_it_fits_kept_without_a_look_and_charged_when_spent),
+		TEST(cover_that_is_only_kept_is_in_nobodys_way),
+		TEST(cover_in_use_counts_as_used_for_whoever_waits_long),
 		TEST(a_snapshot_shows_the_living_and_refuses_what_is_no_ledger),
 	};
 	return cmocka_run_group_tests_name("ledger", tests, NULL, NULL);

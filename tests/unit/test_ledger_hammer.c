@@ -20,7 +20,7 @@ struct driver {
 	uint64_t total_bytes;
 	uint64_t held_bytes[WORKERS];
 	uint64_t peak_bytes;
-	_Atomic uint64_t grants, refusals;
+	_Atomic uint64_t grants, refusals, covers;
 	_Atomic int faults; // the total was over the limit
 };
 
@@ -79,6 +79,30 @@ static int remove_driver(void **state)
 	return remove_directory(state);
 }
 
+#define COVER (64ull << 10)
+
+// An allocation of COVER bytes, of which the driver alone decides whether it takes memory. True: it took it.
+static bool allocate_small(struct softmig_ledger *ledger, int worker, bool takes)
+{
+	struct softmig_ledger_use *use = softmig_ledger_cover_kept(ledger, 0, COVER);
+	if (use == NULL)
+		use = softmig_ledger_cover(ledger, 0, COVER, LIMIT);
+	if (use == NULL && !softmig_ledger_reserve(ledger, 0, SOFTMIG_LEDGER_TRACKED, COVER, LIMIT)) {
+		atomic_fetch_add(&driver->refusals, 1);
+		return false;
+	}
+	atomic_fetch_add(use == NULL ? &driver->grants : &driver->covers, 1);
+	if (takes)
+		driver_allocates(worker, COVER);
+	if (use == NULL && !takes)
+		softmig_ledger_release(ledger, 0, SOFTMIG_LEDGER_TRACKED, COVER);
+	else if (use != NULL && takes)
+		softmig_ledger_cover_spend(ledger, 0, use, COVER);
+	else if (use != NULL)
+		softmig_ledger_cover_keep(use, COVER);
+	return takes;
+}
+
 // Takes and gives back until the time is over, never more than most_bytes at once.
 static void fight(struct softmig_ledger *ledger, int worker, uint64_t most_bytes, unsigned seed, uint64_t until_ns)
 {
@@ -99,6 +123,11 @@ static void fight(struct softmig_ledger *ledger, int worker, uint64_t most_bytes
 				bytes = most_bytes - sum; // to the last byte
 			if (bytes == 0)
 				continue;
+			if (kind == SOFTMIG_LEDGER_TRACKED && most_bytes - sum >= COVER && rand_r(&seed) % 2 == 0) {
+				*one = allocate_small(ledger, worker, rand_r(&seed) % 4 == 0) ? COVER : 0;
+				sum += *one;
+				continue;
+			}
 			if (softmig_ledger_reserve(ledger, 0, kind, bytes, LIMIT)) {
 				driver_allocates(worker, bytes);
 				atomic_fetch_add(&driver->grants, 1);
@@ -158,11 +187,12 @@ static void processes_fight(uint64_t most_bytes, bool stop_some)
 	}
 	for (int i = 0; i < WORKERS; i++)
 		kill_worker(pids[i], i);
-	print_message("%d kills, %lu grants, %lu refusals, peak %lu MiB\n", kills, atomic_load(&driver->grants),
-	              atomic_load(&driver->refusals), driver->peak_bytes >> 20);
+	print_message("%d kills, %lu grants, %lu under cover, %lu refusals, peak %lu MiB\n", kills, atomic_load(&driver->grants),
+	              atomic_load(&driver->covers), atomic_load(&driver->refusals), driver->peak_bytes >> 20);
 	assert_int_equal(atomic_load(&driver->faults), 0);
 	assert_int_equal(driver->total_bytes, 0);
 	assert_true(atomic_load(&driver->grants) > 1000);
+	assert_true(atomic_load(&driver->covers) > 1000);
 	assert_true(kills > 20);
 	// Nothing stays charged, nothing blocks.
 	assert_true(softmig_ledger_reserve(&ledger, 0, SOFTMIG_LEDGER_TRACKED, LIMIT, LIMIT));

@@ -73,6 +73,40 @@ static bool op_reserve_overhead(struct softmig_ledger *ledger)
 	return softmig_ledger_reserve(ledger, 0, SOFTMIG_LEDGER_OVERHEAD, GIB, LIMIT);
 }
 
+static bool op_cover_and_spend(struct softmig_ledger *ledger)
+{
+	struct softmig_ledger_use *use = softmig_ledger_cover(ledger, 0, GIB, LIMIT);
+	if (use == NULL)
+		return false;
+	softmig_ledger_cover_keep(use, GIB);
+	STEP();
+	if (softmig_ledger_cover_kept(ledger, 0, GIB) != use)
+		return false;
+	softmig_ledger_cover_spend(ledger, 0, use, GIB);
+	return true;
+}
+
+// Cover of the one who asks, and of others that died with theirs kept and in use.
+static void leave_cover(struct softmig_ledger *ledger)
+{
+	for (int i = 0; i < 3; i++) {
+		pid_t pid = fork();
+		if (pid == 0) {
+			struct softmig_ledger_use *use = softmig_ledger_cover(ledger, 0, GIB, LIMIT);
+			if (i != 0)
+				softmig_ledger_cover_keep(use, GIB);
+			_exit(0);
+		}
+		waitpid(pid, NULL, 0);
+	}
+	softmig_ledger_cover_keep(softmig_ledger_cover(ledger, 0, GIB, LIMIT), GIB);
+}
+
+static bool op_take_the_cover(struct softmig_ledger *ledger)
+{
+	return softmig_ledger_reserve(ledger, 0, SOFTMIG_LEDGER_TRACKED, LIMIT, LIMIT);
+}
+
 static bool op_be_refused(struct softmig_ledger *ledger)
 {
 	return !softmig_ledger_reserve(ledger, 0, SOFTMIG_LEDGER_TRACKED, LIMIT, LIMIT);
@@ -144,6 +178,7 @@ static void assert_whole(struct softmig_ledger *witness)
 		assert_int_equal(atomic_load(&slot->use[0].tracked_bytes), 0);
 		assert_int_equal(atomic_load(&slot->use[0].overhead_bytes), 0);
 		assert_int_equal(atomic_load(&slot->use[0].pending_bytes), 0);
+		assert_int_equal(atomic_load(&slot->use[0].cover_bytes), 0);
 	}
 	assert_int_equal(softmig_ledger_gpu(witness, uuid), 0);
 }
@@ -183,6 +218,8 @@ static void the_ledger_is_whole_after_a_death_at_every_step(void **state)
 		{"be refused", take_one, op_be_refused},
 		{"release", take_one, op_release},
 		{"measure overhead", claim_slot, op_measure},
+		{"cover, keep and spend", nothing, op_cover_and_spend},
+		{"take all cover away", leave_cover, op_take_the_cover},
 		{"reclaim", leave_the_dead, op_reclaim},
 		{"reserve over the dead", leave_the_dead, op_reserve_over_the_dead},
 		{"close", take_one, op_close},
