@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <time.h>
 
+#include "preload/block.h"
 #include "preload/context.h"
 #include "preload/gpu.h"
 #include "preload/hook.h"
@@ -126,7 +127,7 @@ static bool end(struct creation *creation, CUresult result, CUcontext context)
 	return softmig_gpu_used_bytes(gpu) <= softmig_gpu_limit_bytes(gpu);
 }
 
-// A context is gone, and all that hung on it. Pointers' small blocks are entries of their own, with their own bytes. Green contexts have
+// A context is gone, and all that hung on it. Green contexts have
 // handles of their own, and go with the primary context: with the last context nothing is left.
 static void gone(struct softmig_gpu *gpu, CUcontext context)
 {
@@ -139,6 +140,8 @@ static void gone(struct softmig_gpu *gpu, CUcontext context)
 		;
 	while (softmig_track_remove_any(gpu->ledger, count <= 1 ? 0 : (uint64_t)(uintptr_t)context, &cursor, &entry))
 		softmig_uncharge_entry(&entry);
+	uint64_t blocks = softmig_block_forget(gpu->ledger, count <= 1 ? 0 : (uint64_t)(uintptr_t)context);
+	softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, blocks * SOFTMIG_GRANULE_BYTES);
 	softmig_local_forget(gpu);
 	if (atomic_load(&gpu->nvml_blind))
 		softmig_uncharge(gpu, SOFTMIG_LEDGER_OVERHEAD, softmig_context_cost_bytes(gpu));

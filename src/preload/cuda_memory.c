@@ -1,9 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 // Plain allocations: cuMemAlloc, pitch, managed, free. Charged as the driver takes them (docs/driver-facts.md): large ones
 // rounded to granules; small ones by the blocks they fall into, told by their address. Owns: that rule.
+//
+// Whether a small allocation takes a block the driver alone knows, and only afterwards. So it is made under cover (ledger.h): a block's
+// bytes, announced, which most such allocations leave as they were, for the next one. A pair of them then costs two
+// steps that other threads or processes can see and the notes of their addresses: 3 % of what the driver takes, where it has a block already.
+#include "preload/block.h"
 #include "preload/gpu.h"
 #include "preload/hook.h"
+#include "preload/mode.h"
 #include "preload/track.h"
+
+_Static_assert(SOFTMIG_BLOCK_BYTES == SOFTMIG_GRANULE_BYTES, "a block is a granule");
+
+enum { SETTLE_AFTER = 64 }; // small allocations that took nothing, until the clock is looked at
+
+// A pointer that is tracked by itself does not begin a block's bytes: then where a pointer lies no longer tells a small one.
+static _Atomic bool uneven_pointers;
+static _Atomic uint32_t kept_covers;
 
 static uint64_t current_context(void)
 {
@@ -20,28 +34,10 @@ static uint64_t charge_of(uint64_t bytes)
 	return bytes <= SOFTMIG_SMALL_BYTES ? SOFTMIG_GRANULE_BYTES : softmig_granules(bytes);
 }
 
-static struct softmig_track_entry block_of(uint64_t pointer, const struct softmig_gpu *gpu, uint64_t context)
+// A block of the GPU has come to an end in the driver. It may still hold small arrays.
+static void block_ended(struct softmig_gpu *gpu, bool certain)
 {
-	return (struct softmig_track_entry){.kind = SOFTMIG_TRACK_BLOCK,
-	                                    .key = pointer / SOFTMIG_GRANULE_BYTES,
-	                                    .bytes = SOFTMIG_GRANULE_BYTES,
-	                                    .context = context,
-	                                    .gpu = (uint8_t)gpu->ledger};
-}
-
-// After the driver freed what entry stood for. A block that is empty of allocations may still hold small arrays.
-static void forget(const struct softmig_track_entry *entry)
-{
-	struct softmig_gpu *gpu = softmig_gpu_by_index(entry->gpu);
-
-	if (entry->bytes != 0) {
-		softmig_uncharge_entry(entry);
-		return;
-	}
-	struct softmig_track_entry block = block_of(entry->key, gpu, entry->context);
-	if (softmig_track_count(&block, -1) != 0)
-		return;
-	if (atomic_load_explicit(&gpu->shares_blocks, memory_order_relaxed))
+	if (!certain || atomic_load_explicit(&gpu->shares_blocks, memory_order_relaxed))
 		softmig_uncharge_measured(gpu, SOFTMIG_GRANULE_BYTES);
 	else
 		softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, SOFTMIG_GRANULE_BYTES);
@@ -52,31 +48,77 @@ static void forget(const struct softmig_track_entry *entry)
 static bool record(struct softmig_gpu *gpu, enum kind kind, uint64_t pointer, uint64_t bytes)
 {
 	uint64_t context = current_context();
-	bool small = kind == DEVICE && bytes <= SOFTMIG_SMALL_BYTES;
-	struct softmig_track_entry entry = {.kind = SOFTMIG_TRACK_POINTER,
-	                                    .key = pointer,
-	                                    .bytes = small ? 0 : softmig_granules(bytes),
-	                                    .context = context,
-	                                    .unseen = kind == MANAGED,
-	                                    .gpu = (uint8_t)gpu->ledger};
 
-	struct softmig_track_entry old;
+	if (kind == DEVICE && bytes <= SOFTMIG_SMALL_BYTES) {
+		enum softmig_block told = softmig_block_make(pointer, gpu->ledger, context);
+		if (told == SOFTMIG_BLOCK_HELD)
+			softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, SOFTMIG_GRANULE_BYTES);
+		return told != SOFTMIG_BLOCK_NONE;
+	}
+	struct softmig_track_entry old, entry = {.kind = SOFTMIG_TRACK_POINTER,
+	                                         .key = pointer,
+	                                         .bytes = softmig_granules(bytes),
+	                                         .context = context,
+	                                         .unseen = kind == MANAGED,
+	                                         .gpu = (uint8_t)gpu->ledger};
+	if (pointer % SOFTMIG_GRANULE_BYTES != 0)
+		atomic_store_explicit(&uneven_pointers, true, memory_order_relaxed);
 	if (!softmig_track_swap(&entry, &old))
 		return false;
 	if (old.kind != SOFTMIG_TRACK_FREE)
-		forget(&old);
+		softmig_uncharge_entry(&old);
 	if (kind == MANAGED)
 		atomic_fetch_add(&gpu->unseen_bytes, entry.bytes);
-	if (!small)
-		return true;
-	struct softmig_track_entry block = block_of(pointer, gpu, context);
-	int64_t count = softmig_track_count(&block, 1);
-	if (count < 0) {
-		softmig_track_remove(SOFTMIG_TRACK_POINTER, pointer, &entry);
+	return true;
+}
+
+// Cover for a small allocation. NULL: another thread has it, or there is no room as things are.
+static struct softmig_ledger_use *cover(struct softmig_gpu *gpu)
+{
+	struct softmig_ledger *ledger = softmig_ledger_now();
+	struct softmig_ledger_use *use = softmig_ledger_cover_kept(ledger, gpu->ledger, SOFTMIG_GRANULE_BYTES);
+
+	if (use != NULL)
+		return use;
+	softmig_settle_if_due(gpu);
+	uint64_t limit = softmig_gpu_limit_bytes(gpu);
+	if (limit == 0)
+		return NULL;
+	use = softmig_ledger_cover(ledger, gpu->ledger, SOFTMIG_GRANULE_BYTES, limit == UINT64_MAX ? 0 : limit);
+	if (use != NULL)
+		atomic_store_explicit(&gpu->cover_limit_bytes, limit, memory_order_relaxed);
+	return use;
+}
+
+static void keep_cover(struct softmig_gpu *gpu, struct softmig_ledger_use *use)
+{
+	softmig_ledger_cover_keep(use, SOFTMIG_GRANULE_BYTES);
+	uint32_t kept = atomic_load_explicit(&kept_covers, memory_order_relaxed) + 1;
+	atomic_store_explicit(&kept_covers, kept, memory_order_relaxed); // a count that another thread spoils now and then will do
+	if (kept % SETTLE_AFTER == 0)
+		softmig_settle_if_due(gpu);
+}
+
+// After the driver granted pointer, which does not lie in a block known so far: the cover is spent. False: there is no
+// memory to record it in, or the limit was lowered since the cover was looked for; then the pointer is freed and the cover gone.
+static __attribute__((noinline)) bool spend_cover(struct softmig_gpu *gpu, struct softmig_ledger_use *use, uint64_t pointer)
+{
+	uint64_t limit = softmig_gpu_limit_bytes(gpu);
+	bool fits = limit >= atomic_load_explicit(&gpu->cover_limit_bytes, memory_order_relaxed) ||
+	            softmig_gpu_used_bytes(gpu) + SOFTMIG_GRANULE_BYTES <= limit;
+	enum softmig_block told = fits ? softmig_block_make(pointer, gpu->ledger, current_context()) : SOFTMIG_BLOCK_NONE;
+
+	if (told == SOFTMIG_BLOCK_HELD) {
+		keep_cover(gpu, use);
+	} else if (told == SOFTMIG_BLOCK_ENDS) {
+		softmig_gpu_enter(gpu);
+		softmig_ledger_cover_spend(softmig_ledger_now(), gpu->ledger, use, SOFTMIG_GRANULE_BYTES);
+		softmig_gpu_leave(gpu);
+	} else {
+		DRIVER(cuMemFree_v2)(pointer);
+		softmig_ledger_cover_drop(use);
 		return false;
 	}
-	if (count > 1)
-		softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, SOFTMIG_GRANULE_BYTES);
 	return true;
 }
 
@@ -104,14 +146,32 @@ static bool record(struct softmig_gpu *gpu, enum kind kind, uint64_t pointer, ui
 		return result; \
 	} while (0)
 
+// The same under cover, where it is small and there is cover to be had.
+#define ALLOCATE_DEVICE(bytes_, what, pointer, call) \
+	do { \
+		uint64_t small = (bytes_); \
+		struct softmig_gpu *here = small == 0 || small > SOFTMIG_SMALL_BYTES || (pointer) == NULL ? NULL : softmig_gpu_current_or_only(); \
+		struct softmig_ledger_use *use = here == NULL ? NULL : cover(here); \
+		if (use != NULL) { \
+			CUresult granted = (call); \
+			if (granted != CUDA_SUCCESS || softmig_block_join(*(pointer)) == SOFTMIG_BLOCK_HELD) { \
+				keep_cover(here, use); \
+				return granted; \
+			} \
+			if (spend_cover(here, use, *(pointer))) \
+				return granted; \
+		} \
+		ALLOCATE(DEVICE, small, what, pointer, call); \
+	} while (0)
+
 CUresult hook_cuMemAlloc_v2(CUdeviceptr *dptr, size_t bytesize)
 {
-	ALLOCATE(DEVICE, bytesize, "cuMemAlloc", dptr, DRIVER(cuMemAlloc_v2)(dptr, bytesize));
+	ALLOCATE_DEVICE(bytesize, "cuMemAlloc", dptr, DRIVER(cuMemAlloc_v2)(dptr, bytesize));
 }
 
 CUresult hook_cuMemAlloc(CUdeviceptr_v1 *dptr, unsigned int bytesize)
 {
-	ALLOCATE(DEVICE, bytesize, "cuMemAlloc", dptr, DRIVER(cuMemAlloc)(dptr, bytesize));
+	ALLOCATE_DEVICE(bytesize, "cuMemAlloc", dptr, DRIVER(cuMemAlloc)(dptr, bytesize));
 }
 
 // Managed memory counts as if it were on the GPU: it may be there at any time (NVML does not show it, so NVML cannot settle it).
@@ -130,21 +190,53 @@ static uint64_t pitched_bytes(uint64_t width, uint64_t height)
 CUresult hook_cuMemAllocPitch_v2(CUdeviceptr *dptr, size_t *pPitch, size_t WidthInBytes, size_t Height,
                                  unsigned int ElementSizeBytes)
 {
-	ALLOCATE(DEVICE, pitched_bytes(WidthInBytes, Height), "cuMemAllocPitch", dptr,
+	ALLOCATE_DEVICE(pitched_bytes(WidthInBytes, Height), "cuMemAllocPitch", dptr,
 	         DRIVER(cuMemAllocPitch_v2)(dptr, pPitch, WidthInBytes, Height, ElementSizeBytes));
 }
 
 CUresult hook_cuMemAllocPitch(CUdeviceptr_v1 *dptr, unsigned int *pPitch, unsigned int WidthInBytes, unsigned int Height,
                               unsigned int ElementSizeBytes)
 {
-	ALLOCATE(DEVICE, pitched_bytes(WidthInBytes, Height), "cuMemAllocPitch", dptr,
+	ALLOCATE_DEVICE(pitched_bytes(WidthInBytes, Height), "cuMemAllocPitch", dptr,
 	         DRIVER(cuMemAllocPitch)(dptr, pPitch, WidthInBytes, Height, ElementSizeBytes));
 }
 
-// Taken out before the driver frees it, since another thread may be given the same address at once; put back if it was not freed.
+// Is it a small allocation? Whoever frees it knows that it is alive, so the answer stays true.
+static bool is_in_block(uint64_t pointer)
+{
+	return (pointer % SOFTMIG_GRANULE_BYTES != 0 && !atomic_load_explicit(&uneven_pointers, memory_order_relaxed)) ||
+	       softmig_block_has(pointer);
+}
+
+// The driver freed what is_in_block(). seen: softmig_lowerings() before it did.
+static void left_block(uint64_t pointer, uint64_t seen)
+{
+	int index;
+	enum softmig_block told = softmig_block_leave(pointer, &index);
+
+	if (told == SOFTMIG_BLOCK_ENDS) {
+		struct softmig_gpu *gpu = softmig_gpu_by_index(index);
+		softmig_gpu_enter(gpu);
+		block_ended(gpu, softmig_lowerings() == seen);
+		softmig_gpu_leave(gpu);
+	} else if (told == SOFTMIG_BLOCK_NONE) {
+		softmig_pools_freed(); // a pool's after all
+	}
+}
+
+// Large ones are taken out before the driver frees them, since another thread may be given the same address at once; put back if it
+// was not freed.
 #define FREE(pointer, call) \
 	do { \
 		struct softmig_track_entry entry; \
+		if (is_in_block(pointer)) { \
+			uint64_t seen = softmig_lowerings(); \
+			CUresult result = (call); \
+			if (result == CUDA_SUCCESS) \
+				left_block((pointer), seen); \
+			softmig_pools_synchronised(); \
+			return result; \
+		} \
 		if (!softmig_track_remove(SOFTMIG_TRACK_POINTER, (pointer), &entry)) { \
 			softmig_pools_freed(); /* a pool's, or never seen here: the driver knows what to do with it */ \
 			CUresult result = (call); \
@@ -155,7 +247,7 @@ CUresult hook_cuMemAllocPitch(CUdeviceptr_v1 *dptr, unsigned int *pPitch, unsign
 		softmig_gpu_enter(gpu); \
 		CUresult result = (call); \
 		if (result == CUDA_SUCCESS) \
-			forget(&entry); \
+			softmig_uncharge_entry(&entry); \
 		else \
 			softmig_track_add(&entry); \
 		softmig_gpu_leave(gpu); \

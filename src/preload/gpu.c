@@ -20,6 +20,8 @@ enum { MAX_DEVICES = 64, SETTLE_EVERY_NS = 500000000, USUAL_PROCESSES = 128, MOS
 static struct softmig_gpu gpus[SOFTMIG_MAX_GPUS];
 // CUDA device number -> ledger index + 1; 0: not asked yet.
 static _Atomic int8_t index_of_device[MAX_DEVICES];
+static _Atomic(struct softmig_gpu *) only_gpu; // NULL: several, or not known yet
+static _Atomic uint64_t lowerings;             // see softmig_lowerings()
 
 static uint64_t coarse_now_ns(void)
 {
@@ -84,6 +86,20 @@ struct softmig_gpu *softmig_gpu_current(void)
 	return DRIVER(cuCtxGetDevice)(&device) == CUDA_SUCCESS ? softmig_gpu_of_device(device) : NULL;
 }
 
+// The driver's count is that of the process's whole life.
+struct softmig_gpu *softmig_gpu_current_or_only(void)
+{
+	struct softmig_gpu *gpu = atomic_load_explicit(&only_gpu, memory_order_acquire);
+	int count;
+
+	if (gpu != NULL)
+		return gpu;
+	gpu = softmig_gpu_current();
+	if (gpu != NULL && DRIVER(cuDeviceGetCount)(&count) == CUDA_SUCCESS && count == 1)
+		atomic_store_explicit(&only_gpu, gpu, memory_order_release);
+	return gpu;
+}
+
 bool softmig_gpu_forbidden(const struct softmig_gpu *gpu)
 {
 	return gpu->number < 0;
@@ -102,7 +118,7 @@ uint64_t softmig_gpu_used_bytes(const struct softmig_gpu *gpu)
 
 void softmig_gpu_enter(struct softmig_gpu *gpu)
 {
-	atomic_fetch_add_explicit(&gpu->activity, 1, memory_order_acq_rel);
+	atomic_fetch_add_explicit(&gpu->activity, 1, memory_order_seq_cst); // see softmig_lowerings()
 }
 
 void softmig_gpu_leave(struct softmig_gpu *gpu)
@@ -177,16 +193,38 @@ bool softmig_gpu_nvml_bytes(struct softmig_gpu *gpu, uint64_t *bytes)
 	return false;
 }
 
-static uint64_t own_tracked(const struct softmig_gpu *gpu)
+// With the cover of a small allocation under way, which the driver may have taken already: read before what it becomes when it is spent.
+static uint64_t own_tracked(const struct softmig_gpu *gpu, bool *covers)
 {
 	struct softmig_ledger_slot *slot = softmig_ledger_self(softmig_ledger_now());
-	return slot == NULL ? 0 : atomic_load_explicit(&slot->use[gpu->ledger].tracked_bytes, memory_order_acquire);
+	if (slot == NULL)
+		return 0;
+	uint64_t cover = atomic_load_explicit(&slot->use[gpu->ledger].cover_bytes, memory_order_acquire);
+	uint64_t tracked = atomic_load_explicit(&slot->use[gpu->ledger].tracked_bytes, memory_order_acquire);
+	if (!(cover & SOFTMIG_LEDGER_COVER_IN_USE))
+		return tracked;
+	*covers = true;
+	return tracked + (cover - SOFTMIG_LEDGER_COVER_IN_USE);
 }
 
 uint64_t softmig_gpu_overhead_bytes(const struct softmig_gpu *gpu)
 {
 	struct softmig_ledger_slot *slot = softmig_ledger_self(softmig_ledger_now());
 	return slot == NULL ? 0 : atomic_load_explicit(&slot->use[gpu->ledger].overhead_bytes, memory_order_acquire);
+}
+
+uint64_t softmig_lowerings(void)
+{
+	return atomic_load(&lowerings);
+}
+
+// Nothing moved since activity was read as seen. Counted first and looked at again, as whoever enters when a block has ended does it
+// the other way round: one of the two sees the other.
+static bool lower_overhead(struct softmig_gpu *gpu, uint64_t seen, uint64_t now, uint64_t overhead)
+{
+	if (overhead < now)
+		atomic_fetch_add(&lowerings, 1);
+	return atomic_load(&gpu->activity) == seen && softmig_ledger_swap_overhead(softmig_ledger_now(), gpu->ledger, now, overhead);
 }
 
 // own: calls of this thread that are counted as in flight. reserved_bytes: of the overhead, what this thread reserved for a call
@@ -203,19 +241,20 @@ static uint64_t settle(struct softmig_gpu *gpu, uint64_t own, uint64_t reserved_
 	for (int attempt = 0; attempt < 3; attempt++) {
 		uint64_t now = softmig_gpu_overhead_bytes(gpu);
 		uint64_t before = atomic_load_explicit(&gpu->activity, memory_order_acquire);
-		uint64_t tracked = own_tracked(gpu);
+		bool covers = false;
+		uint64_t tracked = own_tracked(gpu, &covers);
 		bool known = softmig_gpu_nvml_bytes(gpu, &bytes);
-		uint64_t again = own_tracked(gpu), unseen = atomic_load_explicit(&gpu->unseen_bytes, memory_order_acquire);
+		uint64_t again = own_tracked(gpu, &covers), unseen = atomic_load_explicit(&gpu->unseen_bytes, memory_order_acquire);
 		tracked = again > tracked ? again : tracked;
 		tracked = tracked > unseen ? tracked - unseen : 0;
 		uint64_t after = atomic_load_explicit(&gpu->activity, memory_order_acquire);
-		bool quiet = before == after && (before & 0xffff) == own;
+		bool quiet = before == after && (before & 0xffff) == own && !covers;
 		errno = kept;
 		if (!known) {
 			// No context: nothing is held. A context that NVML does not see: its measured cost stays charged.
 			if (atomic_load_explicit(&gpu->contexts, memory_order_acquire) != 0)
 				atomic_store_explicit(&gpu->nvml_blind, true, memory_order_relaxed);
-			else if (quiet && softmig_ledger_swap_overhead(ledger, gpu->ledger, now, 0))
+			else if (quiet && lower_overhead(gpu, before, now, 0))
 				return 0;
 			if (reserved_bytes != 0)
 				softmig_uncharge(gpu, SOFTMIG_LEDGER_OVERHEAD, reserved_bytes);
@@ -224,7 +263,7 @@ static uint64_t settle(struct softmig_gpu *gpu, uint64_t own, uint64_t reserved_
 		atomic_store_explicit(&gpu->nvml_blind, false, memory_order_relaxed);
 		overhead = bytes > tracked ? bytes - tracked : 0;
 		overhead += softmig_local_outstanding(gpu, overhead);
-		if (quiet && softmig_ledger_swap_overhead(ledger, gpu->ledger, now, overhead))
+		if (quiet && lower_overhead(gpu, before, now, overhead))
 			return bytes;
 	}
 	for (;;) { // never quiet: raise only, apart from this thread's own reservation

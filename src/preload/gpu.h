@@ -32,6 +32,7 @@ struct softmig_gpu {
 	_Atomic bool shares_blocks;       // small arrays may lie in the same blocks as small allocations
 	_Atomic bool settle_wanted;       // something shrank: ask NVML when the call in flight has ended
 	_Atomic bool nvml_blind;          // NVML does not know this process although it has a context
+	_Atomic uint64_t cover_limit_bytes; // the limit under which the cover for small allocations was looked for
 };
 
 // Size as the driver takes it: whole granules.
@@ -46,6 +47,8 @@ static inline uint64_t softmig_granules(uint64_t bytes)
 struct softmig_gpu *softmig_gpu_of_device(CUdevice device);
 struct softmig_gpu *softmig_gpu_current(void);
 struct softmig_gpu *softmig_gpu_by_index(int ledger);
+// The same as the current context's, for what needs no current context, without asking the driver where there is but one GPU to see.
+struct softmig_gpu *softmig_gpu_current_or_only(void);
 // Is it forbidden to the slice (root's file lists GPUs, and this is none of them)?
 bool softmig_gpu_forbidden(const struct softmig_gpu *gpu);
 // The memory limit in force, UINT64_MAX: none.
@@ -82,6 +85,10 @@ uint64_t softmig_settle(struct softmig_gpu *gpu);
 uint64_t softmig_settle_reserved(struct softmig_gpu *gpu, uint64_t reserved_bytes);
 // The same, but at most twice a second; for hooks that allocate.
 void softmig_settle_if_due(struct softmig_gpu *gpu);
+// How many times settling lowered an overhead. Small allocations are freed without enter and leave, unless their block ends with them; who
+// then, after enter, finds this changed since before the driver's call gives the block back by softmig_uncharge_measured: it
+// may have been gone from NVML's figure, but not from what is tracked.
+uint64_t softmig_lowerings(void);
 // NVML's bytes for this process on the GPU. False: NVML cannot tell.
 bool softmig_gpu_nvml_bytes(struct softmig_gpu *gpu, uint64_t *bytes);
 

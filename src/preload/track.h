@@ -10,8 +10,7 @@
 enum softmig_track_kind {
 	SOFTMIG_TRACK_FREE, // an empty place in the table
 	SOFTMIG_TRACK_GONE,
-	SOFTMIG_TRACK_POINTER, // key: device pointer; bytes 0: it lies in a block
-	SOFTMIG_TRACK_BLOCK,   // key: device pointer >> 21; count: how many small allocations lie in it
+	SOFTMIG_TRACK_POINTER, // key: device pointer, small allocations apart (block.h)
 	SOFTMIG_TRACK_ARRAY,   // key: handle; bytes 0: it lies in blocks that only NVML knows
 	SOFTMIG_TRACK_MIPMAP,
 	SOFTMIG_TRACK_POOL,

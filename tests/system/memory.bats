@@ -19,6 +19,22 @@ teardown() {
 
 @test "small allocations share blocks" {
 	in_slice 4G memory small_ones_share_blocks
+	export SOFTMIG_SIM_GPUS=L40S:46068M SOFTMIG_SIM_STATE=$work/alone # where there is but one GPU, nobody asks which it is
+	in_slice 4G memory small_ones_share_blocks
+}
+
+@test "small allocations of many threads leave nothing behind" {
+	in_slice 3G memory small_ones_of_many_threads
+	export SOFTMIG_SIM_GPUS=L40S:46068M SOFTMIG_SIM_STATE=$work/alone
+	in_slice 3G memory small_ones_of_many_threads
+}
+
+@test "what is held ready for small allocations is in nobody's way" {
+	in_slice 2G memory small_ones_leave_room
+}
+
+@test "small allocations and managed ones are told apart wherever they begin" {
+	in_slice 4G memory small_ones_beside_managed_ones
 }
 
 @test "pitched allocations are charged with their padding, and odd element sizes are the driver's to judge" {

@@ -159,6 +159,21 @@ refused() { # LOG PATTERN: no usable GPU, and the log says why
 	log | grep -q 'line 1'
 }
 
+@test "a lowered limit holds at once, for small allocations too" {
+	limit_file <<<"CUDA_DEVICE_MEMORY_LIMIT=6G"
+	mkfifo "$work/go"
+	in_job "$steps" init ctx alloc:64k alloc:1k wait alloc:1M alloc:1M alloc:1M <"$work/go" >"$work/out" &
+	exec 8>"$work/go"
+	until grep -q 'alloc:1k' "$work/out"; do sleep 0.05; done
+	echo CUDA_DEVICE_MEMORY_LIMIT=100M >"$work/state/new" && mv "$work/state/new" "$work/state/77.conf"
+	sleep 1
+	echo >&8
+	exec 8>&-
+	wait
+	[ "$(grep -c '^alloc:1M: 0' "$work/out")" -eq 1 ] # in the block that is there
+	[ "$(grep -c '^alloc:1M: 2' "$work/out")" -eq 2 ] # CUDA_ERROR_OUT_OF_MEMORY
+}
+
 @test "root's switch makes every process passive" {
 	limit_file <<<"CUDA_DEVICE_MEMORY_LIMIT=6G"
 	touch "$work/etc/disabled"

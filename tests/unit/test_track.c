@@ -44,20 +44,20 @@ static void a_key_that_comes_again_gives_the_old_entry(void **state)
 
 static void counts_go_up_and_down_and_end(void **state)
 {
-	struct softmig_track_entry block = {.kind = SOFTMIG_TRACK_BLOCK, .key = 5, .bytes = 9}, after;
+	struct softmig_track_entry block = {.kind = SOFTMIG_TRACK_HANDLE, .key = 5, .bytes = 9}, after;
 	(void)state;
 	assert_int_equal(softmig_track_count(&block, -1), -1); // not there: not made
 	assert_int_equal(softmig_track_count(&block, 1), 1);
 	assert_int_equal(softmig_track_count(&block, 1), 2);
 	assert_int_equal(softmig_track_count(&block, -1), 1);
-	assert_true(softmig_track_adjust(SOFTMIG_TRACK_BLOCK, 5, 0, 4, &after));
+	assert_true(softmig_track_adjust(SOFTMIG_TRACK_HANDLE, 5, 0, 4, &after));
 	assert_int_equal(after.count, 1);
 	assert_int_equal(after.more, 4);
-	assert_true(softmig_track_adjust(SOFTMIG_TRACK_BLOCK, 5, -1, 0, &after));
+	assert_true(softmig_track_adjust(SOFTMIG_TRACK_HANDLE, 5, -1, 0, &after));
 	assert_int_equal(after.count, 0);
 	assert_int_equal(after.more, 4);
-	assert_false(softmig_track_adjust(SOFTMIG_TRACK_BLOCK, 5, 1, 0, &after)); // strictly what is there
-	assert_false(softmig_track_find(SOFTMIG_TRACK_BLOCK, 5, &after));
+	assert_false(softmig_track_adjust(SOFTMIG_TRACK_HANDLE, 5, 1, 0, &after)); // strictly what is there
+	assert_false(softmig_track_find(SOFTMIG_TRACK_HANDLE, 5, &after));
 }
 
 static void a_context_takes_along_what_hangs_on_it(void **state)

@@ -220,6 +220,96 @@ static void many_threads(void)
 	GREW(0);
 }
 
+// Small ones that come and go in blocks which all threads share, beside what makes NVML be asked.
+static void *churn_small(void *number)
+{
+	CUdeviceptr pointer[16] = {0};
+	unsigned seed = (unsigned)(uintptr_t)number;
+	OK(CU(cuCtxSetCurrent)(shared_context));
+	for (int i = 0; i < 6000; i++) {
+		CUdeviceptr *one = &pointer[rand_r(&seed) % 16];
+		if (*one != 0)
+			release(*one);
+		*one = rand_r(&seed) % 3 == 0 ? 0 : allocate((unsigned)rand_r(&seed) % (MIB / 2) + 1);
+		if (i % 500 == 0) // settles: the whole slice does not fit beside it
+			REFUSED(CU(cuMemAlloc_v2)(&(CUdeviceptr){0}, 4 * GIB));
+	}
+	for (int i = 0; i < 16; i++)
+		if (pointer[i] != 0)
+			release(pointer[i]);
+	return NULL;
+}
+
+static void small_ones_of_many_threads(void)
+{
+	pthread_t thread[4];
+	shared_context = use_device(0);
+	mark(0);
+	CUdeviceptr first = allocate(1), second;
+	for (uintptr_t i = 0; i < 4; i++)
+		pthread_create(&thread[i], NULL, churn_small, (void *)(i + 1));
+	for (int i = 0; i < 4; i++)
+		pthread_join(thread[i], NULL);
+	GREW(2 * MIB);
+	second = allocate(MIB);
+	release(first);
+	GREW(2 * MIB);
+	release(second);
+	GREW(0);
+}
+
+// What the process holds ready for its next small allocation is its neighbour's when that needs it.
+static void small_ones_leave_room(void)
+{
+	int ready[2], go[2];
+	char byte = 0;
+	OK(pipe(ready) == 0 && pipe(go) == 0 ? CUDA_SUCCESS : CUDA_ERROR_UNKNOWN);
+	pid_t child = fork();
+	if (child == 0) {
+		use_device(0);
+		CUdeviceptr pointer = allocate(4 * KIB);
+		for (int i = 0; i < 100; i++)
+			release(allocate(4 * KIB));
+		int failed = write(ready[1], &byte, 1) != 1 || read(go[0], &byte, 1) != 1;
+		REFUSED(CU(cuMemAlloc_v2)(&(CUdeviceptr){0}, 2 * MIB));
+		release(pointer);
+		allocate(2 * MIB);
+		_exit(failed || write(ready[1], &byte, 1) != 1 || read(go[0], &byte, 1) != 1);
+	}
+	OK(read(ready[0], &byte, 1) == 1 ? CUDA_SUCCESS : CUDA_ERROR_UNKNOWN);
+	use_device(0);
+	allocate(4 * KIB);
+	for (int i = 0; i < 100; i++)
+		release(allocate(4 * KIB));
+	uint64_t theirs = outside_bytes_of(child, 0), mine = outside_bytes(0);
+	EXPECT(inside_bytes(), theirs + mine);
+	allocate(limit_bytes() - theirs - mine);
+	EXPECT(outside_bytes_of(child, 0) + outside_bytes(0), limit_bytes());
+	OK(write(go[1], &byte, 1) == 1 && read(ready[0], &byte, 1) == 1 ? CUDA_SUCCESS : CUDA_ERROR_UNKNOWN);
+	EXPECT(outside_bytes_of(child, 0) + outside_bytes(0), limit_bytes());
+	int status;
+	OK(write(go[1], &byte, 1) == 1 && waitpid(child, &status, 0) == child && status == 0 ? CUDA_SUCCESS : CUDA_ERROR_UNKNOWN);
+}
+
+// Managed memory may begin anywhere, also where only small allocations do otherwise.
+static void small_ones_beside_managed_ones(void)
+{
+	CUdeviceptr managed[8], small[8];
+	use_device(0);
+	mark(0);
+	for (int i = 0; i < 8; i++) {
+		OK(CU(cuMemAllocManaged)(&managed[i], 64 * KIB, CU_MEM_ATTACH_GLOBAL));
+		small[i] = allocate(64 * KIB);
+	}
+	EXPECT(inside_bytes() - mark_inside, 18 * MIB); // each managed one as a granule, and one block
+	for (int i = 0; i < 8; i++)
+		release(managed[i]);
+	GREW(2 * MIB);
+	for (int i = 0; i < 8; i++)
+		release(small[i]);
+	GREW(0);
+}
+
 // A forked child has no driver; what it tries must neither hang nor disturb the parent's figures.
 static void after_fork(void)
 {
@@ -247,6 +337,8 @@ int main(int argc, char **argv)
 	static const struct test tests[] = {
 		{"sizes", sizes}, {"small_ones_share_blocks", small_ones_share_blocks}, {"pitched", pitched}, {"managed", managed},
 		{"refused_and_recovered", refused_and_recovered}, {"failures", failures}, {"freed_from_another_gpu", freed_from_another_gpu},
-		{"two_processes", two_processes}, {"many_threads", many_threads}, {"after_fork", after_fork}, {NULL, NULL}};
+		{"two_processes", two_processes}, {"many_threads", many_threads}, {"after_fork", after_fork},
+		{"small_ones_of_many_threads", small_ones_of_many_threads}, {"small_ones_leave_room", small_ones_leave_room},
+		{"small_ones_beside_managed_ones", small_ones_beside_managed_ones}, {NULL, NULL}};
 	return run_test(argc, argv, tests);
 }
