@@ -60,7 +60,8 @@ static unsigned effective_pct(const struct softmig_gate *gate, unsigned pct, boo
 static bool is_side_by_side(const struct softmig_share *share, uint64_t now_ns)
 {
 	uint64_t seen_ns = atomic_load_explicit(&share->side_by_side_ns, memory_order_relaxed);
-	return seen_ns <= now_ns && now_ns < seen_ns + SIDE_BY_SIDE_NS;
+	// Another process's clock reading may be the later one.
+	return seen_ns < now_ns + SIDE_BY_SIDE_NS && now_ns < seen_ns + SIDE_BY_SIDE_NS;
 }
 
 static int64_t stretch(const struct softmig_gate *gate, const struct softmig_share *share, unsigned pct, uint64_t now_ns)
