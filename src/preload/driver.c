@@ -215,6 +215,13 @@ bool softmig_driver_is_own(const void *address)
 	return (uintptr_t)address >= atomic_load_explicit(&start, memory_order_relaxed) && (uintptr_t)address < last;
 }
 
+bool softmig_driver_exports(const char *name)
+{
+	struct softmig_elf elf;
+
+	return softmig_elf_by_address(hooks, &elf) && softmig_elf_symbol(&elf, name) != NULL;
+}
+
 void *softmig_driver_loader_symbol(const char *name)
 {
 	// glibc up to 2.33 has these in libdl, later ones in libc.

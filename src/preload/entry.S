@@ -139,6 +139,8 @@ dlsym:
 	hint #34
 	stp x29, x30, [sp, #-32]!
 	.cfi_adjust_cfa_offset 32
+	.cfi_offset 29, -32
+	.cfi_offset 30, -24
 	stp x0, x1, [sp, #16]
 	mov x29, sp
 	bl softmig_entry_dlsym
@@ -146,6 +148,8 @@ dlsym:
 	mov x17, x0
 	ldp x0, x1, [sp, #16]
 	ldp x29, x30, [sp], #32
+	.cfi_restore 29
+	.cfi_restore 30
 	.cfi_adjust_cfa_offset -32
 	cbz x17, 1f
 	mov x0, x16
@@ -162,6 +166,8 @@ dlvsym:
 	hint #34
 	stp x29, x30, [sp, #-48]!
 	.cfi_adjust_cfa_offset 48
+	.cfi_offset 29, -48
+	.cfi_offset 30, -40
 	stp x0, x1, [sp, #16]
 	str x2, [sp, #32]
 	mov x29, sp
@@ -171,6 +177,8 @@ dlvsym:
 	ldp x0, x1, [sp, #16]
 	ldr x2, [sp, #32]
 	ldp x29, x30, [sp], #48
+	.cfi_restore 29
+	.cfi_restore 30
 	.cfi_adjust_cfa_offset -48
 	cbz x17, 1f
 	mov x0, x16
@@ -185,6 +193,8 @@ softmig_resolve_and_jump:
 	.cfi_startproc
 	stp x29, x30, [sp, #-224]!
 	.cfi_adjust_cfa_offset 224
+	.cfi_offset 29, -224
+	.cfi_offset 30, -216
 	mov x29, sp
 	stp x0, x1, [sp, #16]
 	stp x2, x3, [sp, #32]
@@ -208,6 +218,8 @@ softmig_resolve_and_jump:
 	ldp q4, q5, [sp, #160]
 	ldp q6, q7, [sp, #192]
 	ldp x29, x30, [sp], #224
+	.cfi_restore 29
+	.cfi_restore 30
 	.cfi_adjust_cfa_offset -224
 	br x16
 	.cfi_endproc

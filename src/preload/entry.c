@@ -54,8 +54,11 @@ static struct softmig_answer answer(const struct lookup *lookup, void *handle)
 	void *found;
 
 	if (handle == RTLD_NEXT) {
-		// After the caller, whoever that is: the driver if it is loaded, else what comes after us.
+		// After the caller, whoever that is: the driver if it is loaded. A name of ours must not be found in us: what comes after us.
+		// Any other is the caller's own affair.
 		found = softmig_driver_loaded_symbol(lookup->name);
+		if (found == NULL && !softmig_driver_exports(lookup->name))
+			return (struct softmig_answer){0, lookup->version != NULL ? (void *)lookup->dlvsym : (void *)lookup->dlsym};
 		if (found == NULL)
 			found = ask(lookup, RTLD_NEXT);
 	} else {

@@ -53,6 +53,8 @@ void *softmig_driver_loaded_symbol(const char *name);
 void *softmig_driver_target(struct softmig_hook *hook);
 // Does address lie in this library itself?
 bool softmig_driver_is_own(const void *address);
+// Is this one of the names that this library exports?
+bool softmig_driver_exports(const char *name);
 // The loader's dlsym or dlvsym or dlopen, found without calling them. NULL: not in this process.
 void *softmig_driver_loader_symbol(const char *name);
 // Loads the driver library (NVML for a CUDA program) and fills its hooks' driver pointers. False: not to be had.
