@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What single driver calls cost this process: costs [name...] prints "name <tab> nanoseconds" for each, the median over
-// batches. Knows nothing of slices: bench/run starts it natively and in a slice in turns and compares.
+// What single driver calls cost this process: costs [section...] prints "name <tab> nanoseconds" for each, the median over batches.
+// --rounds: the same, shorter, for each line on stdin, with a line "." after it, so that a native process and one in a slice can be
+// measured by turns of a fraction of a second. Knows nothing of slices: bench/run starts it in both ways and compares.
 #include <stdbool.h>
 #include <time.h>
 
@@ -10,13 +11,14 @@
 	X(cuModuleLoadData) X(cuModuleGetFunction) X(cuLaunchKernel) X(cuDeviceGetDefaultMemPool) X(cuMemPoolSetAttribute)
 #include "../tests/gpu/programs/driver.h"
 
-#define MAX_BATCHES 400
+#define MAX_BATCHES 200
 
 static CUdevice device;
 static CUcontext context;
 static CUfunction kernel;
 static CUstream stream;
 static double init_ns, context_ns;
+static int shorter = 1; // so many times fewer batches
 
 static double now_ns(void)
 {
@@ -33,9 +35,12 @@ static int by_value(const void *a, const void *b)
 
 // Calls step per_batch times in each batch and prints the median over batches of one call's time. settle follows each
 // batch, untimed.
-static void measure(const char *name, int batches, int per_batch, bool (*step)(void), void (*settle)(void))
+static void measure(const char *name, int most_batches, int per_batch, bool (*step)(void), void (*settle)(void))
 {
 	static double batch_ns[MAX_BATCHES];
+	int batches = most_batches / shorter;
+	if (batches < 1)
+		batches = 1;
 	for (int warm = 0; warm < 3; warm++)
 		step();
 	if (settle != NULL)
@@ -111,7 +116,8 @@ static void with_size(const char *name, size_t bytes, int batches, int per_batch
 	measure(name, batches, per_batch, step, settle);
 }
 
-static bool open_gpu(void)
+// alone: a context and nothing else.
+static bool open_gpu(bool alone)
 {
 	static const char empty[] = ".version 6.0\n.target sm_60\n.address_size 64\n.visible .entry empty() { ret; }\n";
 	CUmodule module;
@@ -125,6 +131,8 @@ static bool open_gpu(void)
 	bool open = CU(cuDeviceGet)(&device, 0) == CUDA_SUCCESS && CU(cuDevicePrimaryCtxRetain)(&context, device) == CUDA_SUCCESS;
 	init_ns = initialised - start;
 	context_ns = now_ns() - initialised;
+	if (alone)
+		return open;
 	return open && CU(cuCtxSetCurrent)(context) == CUDA_SUCCESS && CU(cuStreamCreate)(&stream, CU_STREAM_NON_BLOCKING) == CUDA_SUCCESS &&
 	       CU(cuModuleLoadData)(&module, empty) == CUDA_SUCCESS && CU(cuModuleGetFunction)(&kernel, module, "empty") == CUDA_SUCCESS &&
 	       CU(cuDeviceGetDefaultMemPool)(&pool, device) == CUDA_SUCCESS &&
@@ -139,37 +147,60 @@ static bool wanted(int argc, char **argv, const char *name)
 	return found;
 }
 
-int main(int argc, char **argv)
+// Each size from a fresh block, or a block that another allocation holds.
+static void measure_allocations(void)
 {
 	CUdeviceptr held;
-	if (!open_gpu())
-		return fputs("costs: the GPU cannot be used\n", stderr), 1;
-	if (wanted(argc, argv, "first")) {
-		printf("cuInit\t%.0f\n", init_ns);
-		printf("primary context\t%.0f\n", context_ns);
-	}
+	with_size("cuMemAlloc+cuMemFree 4 KiB, fresh block", 4096, 100, 10, allocate_free, NULL);
+	with_size("cuMemAlloc+cuMemFree 1 MiB, fresh block", MIB, 100, 10, allocate_free, NULL);
+	with_size("cuMemAlloc+cuMemFree 64 MiB", 64 * MIB, 100, 5, allocate_free, NULL);
+	with_size("cuMemAlloc+cuMemFree 1 GiB", 1024 * MIB, 50, 2, allocate_free, NULL);
+	if (CU(cuMemAlloc_v2)(&held, 64 * 1024) != CUDA_SUCCESS)
+		return;
+	with_size("cuMemAlloc+cuMemFree 4 KiB, held block", 4096, 200, 200, allocate_free, NULL);
+	with_size("cuMemAlloc+cuMemFree 1 MiB, held block", MIB, 200, 200, allocate_free, NULL);
+	CU(cuMemFree_v2)(held);
+}
+
+static void measure_all(int argc, char **argv)
+{
 	if (wanted(argc, argv, "launch"))
 		measure("launch of an empty kernel", 200, 256, launch, synchronize);
-	if (wanted(argc, argv, "alloc")) {
-		with_size("cuMemAlloc+cuMemFree 4 KiB, fresh block", 4096, 100, 10, allocate_free, NULL);
-		with_size("cuMemAlloc+cuMemFree 1 MiB, fresh block", MIB, 100, 10, allocate_free, NULL);
-		with_size("cuMemAlloc+cuMemFree 64 MiB", 64 * MIB, 60, 10, allocate_free, NULL);
-		CU(cuMemAlloc_v2)(&held, 64 * 1024);
-		with_size("cuMemAlloc+cuMemFree 4 KiB, held block", 4096, 100, 200, allocate_free, NULL);
-		with_size("cuMemAlloc+cuMemFree 1 MiB, held block", MIB, 100, 200, allocate_free, NULL);
-		CU(cuMemFree_v2)(held);
-	}
+	if (wanted(argc, argv, "alloc"))
+		measure_allocations();
 	if (wanted(argc, argv, "pool")) {
 		with_size("cuMemAllocAsync+cuMemFreeAsync 1 MiB, warm", MIB, 200, 200, pool_allocate_free, synchronize_stream);
-		with_size("cuMemAllocAsync+cuMemFreeAsync 64 MiB, warm", 64 * MIB, 100, 200, pool_allocate_free, synchronize_stream);
+		with_size("cuMemAllocAsync+cuMemFreeAsync 64 MiB, warm", 64 * MIB, 200, 200, pool_allocate_free, synchronize_stream);
 	}
 	if (wanted(argc, argv, "vmm")) {
 		with_size("cuMemCreate+cuMemRelease 2 MiB", 2 * MIB, 100, 10, create_release, NULL);
-		with_size("cuMemCreate+cuMemRelease 64 MiB", 64 * MIB, 60, 10, create_release, NULL);
+		with_size("cuMemCreate+cuMemRelease 64 MiB", 64 * MIB, 100, 5, create_release, NULL);
 	}
 	if (wanted(argc, argv, "refusal"))
 		measure("a refusal", 100, 10, refused, NULL);
 	if (wanted(argc, argv, "info"))
 		measure("cuMemGetInfo", 100, 100, memory_info, NULL);
+}
+
+int main(int argc, char **argv)
+{
+	bool rounds = argc > 1 && strcmp(argv[1], "--rounds") == 0;
+	if (!open_gpu(argc == 2 && strcmp(argv[1], "first") == 0))
+		return fputs("costs: the GPU cannot be used\n", stderr), 1;
+	if (!rounds) {
+		if (wanted(argc, argv, "first"))
+			printf("cuInit\t%.0f\nprimary context\t%.0f\n", init_ns, context_ns);
+		if (argc != 2 || strcmp(argv[1], "first") != 0)
+			measure_all(argc, argv);
+		return 0;
+	}
+	shorter = 10;
+	for (int c; (c = getchar()) != EOF;) {
+		if (c != '\n')
+			continue;
+		measure_all(argc - 1, argv + 1);
+		puts(".");
+		fflush(stdout);
+	}
 	return 0;
 }

@@ -4,6 +4,7 @@
 Owns: starting, time limits, gathering of "@check" lines, the judgement of what NVML saw. Must never: let one failure hide
 another, leave a process behind, or run longer than its time limits allow."""
 import concurrent.futures
+import hashlib
 import os
 import re
 import signal
@@ -18,6 +19,34 @@ MIB = 1 << 20
 SIM = False  # set by run --sim
 GPU = None  # the GPU of this run, as NVML numbers it; set by run --gpu
 UUID = None  # the same by its name, which means the same to CUDA and to NVML
+
+
+def tree_of(folder):
+    """Git's name for a folder: what `git rev-parse COMMIT:src` says, also where there is no repository to ask. As long as nothing lies there
+    that is not in the repository."""
+    def hash_of(kind, data):
+        return hashlib.sha1(b"%s %d\0" % (kind, len(data)) + data).digest()
+
+    entries = []
+    for entry in os.scandir(folder):
+        if entry.is_symlink():
+            entries.append((entry.name.encode(), b"120000", hash_of(b"blob", os.readlink(entry.path).encode())))
+        elif entry.is_dir():
+            entries.append((entry.name.encode() + b"/", b"40000", tree_of(entry.path)))
+        else:
+            with open(entry.path, "rb") as file:
+                entries.append((entry.name.encode(), b"100755" if os.access(entry.path, os.X_OK) and entry.stat().st_mode & 0o111 else b"100644", hash_of(b"blob", file.read())))
+    return hash_of(b"tree", b"".join(mode + b" " + name.rstrip(b"/") + b"\0" + value for name, mode, value in sorted(entries)))
+
+
+def version():
+    """Which SoftMig this is, for the head of a result: the commit where it is known, always the tree of src (to be compared
+    with `git rev-parse COMMIT:src`) and the library's build id."""
+    commit = os.environ.get("SOFTMIG_COMMIT") or subprocess.run(["git", "-C", SOURCE, "describe", "--always", "--dirty"], capture_output=True, text=True,
+                                                                check=False).stdout.strip()
+    notes = subprocess.run(["readelf", "-n", os.path.join(BUILD, "libsoftmig.so")], capture_output=True, text=True, check=False).stdout
+    build = re.search(r"Build ID: (\w+)", notes)
+    return f"SoftMig at {commit + ', ' if commit else ''}src {tree_of(os.path.join(SOURCE, 'src')).hex()[:12]}, library {build.group(1)[:12] if build else 'unknown'}"
 
 
 def environment(extra=None):

@@ -1,6 +1,7 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: Apache-2.0
-# bench/share measures on the simulated driver: the table is whole, and its figures are about right. How exact the share is, a GPU says.
+# bench/share and bench/run measure on the simulated driver: the table is whole, and its figures are about right. How exact the share is,
+# and what a slice costs, a GPU says.
 
 bats_require_minimum_version 1.5.0
 
@@ -60,4 +61,13 @@ between() { # VALUE LOW HIGH
 	run -0 "$SOURCE/bench/share" --plan --seconds 10 --gpus 0,1,2,3 alone gpus
 	[[ $output == *"two GPUs"* && $output == *"32 cells on 4 GPUs: about "* ]]
 	run -2 "$SOURCE/bench/share" nonsense
+}
+
+@test "the costs of a slice are measured by turns, with their spread, and name the version" {
+	timeout 100 "$SOURCE/bench/run" --sim --rounds 4 --processes 4 --many-seconds 1 --out "$work/table.md" alloc first many >"$work/log" 2>&1
+	between "$(column 4 'cuMemAlloc.cuMemFree 64 MiB')" 0.5 50
+	grep -qE '^\| cuMemAlloc\+cuMemFree 4 KiB, held block \|[^|]*\|[^|]*\| [0-9.]+ \| [0-9.]+ to [0-9.]+ \|' "$work/table.md"
+	grep -qE '^\| primary context \|' "$work/table.md"
+	grep -qE '^\| 4 processes at once to a context \([1-5] times\)' "$work/table.md"
+	grep -qE 'SoftMig at .*src [0-9a-f]{12}, library [0-9a-f]{12}' "$work/table.md"
 }
