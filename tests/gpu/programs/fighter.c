@@ -10,10 +10,13 @@
 //                                             FIGHT_TELL=1: a line for each step that made it so
 //   fighter churn PROCESSES                   so many short lives, eight at a time: each gets its context and memory, exits or is killed
 //   fighter toil STEPS [SEED]                 one long life: what it has grown by in memory, mappings and descriptors between a quarter and the end
+//   fighter live [SEED]                       a life without end: at each line of input it gives everything back, tells its steps, KiB, mappings and
+//                                             descriptors, and rests until the next line
 //   fighter outlive                           whose is memory that another process holds open when its owner dies? Measures, judges nothing
 //   fighter together PROCESSES LIMIT_MIB      all take 16 MiB pieces at once until refused; the sum fits, nothing is wasted
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -398,43 +401,91 @@ static struct footprint look(void)
 	return seen;
 }
 
+struct life {
+	struct worker worker;
+	struct thing things[THINGS];
+	int count;
+	unsigned seed;
+};
+
+static void give_everything(struct life *life)
+{
+	while (life->count > 0) {
+		life->count--;
+		ways[life->things[life->count].way].give(&life->things[life->count]);
+	}
+}
+
+static void take_or_give(struct life *life)
+{
+	if (life->count == THINGS || (life->count > 0 && rand_r(&life->seed) % 100 < 45)) {
+		life->count--;
+		ways[life->things[life->count].way].give(&life->things[life->count]);
+		return;
+	}
+	struct thing *thing = &life->things[life->count];
+	memset(thing, 0, sizeof *thing);
+	thing->way = allowed[rand_r(&life->seed) % allowed_count];
+	thing->device = life->worker.device;
+	thing->seed = (unsigned)rand_r(&life->seed);
+	thing->bytes = random_size(&life->seed);
+	thing->bazaar = &arena->bazaar;
+	life->count += ways[thing->way].take(thing) == CUDA_SUCCESS;
+}
+
 static int toil(long steps, unsigned seed)
 {
-	struct worker worker = { .seed = seed };
-	struct thing things[THINGS];
+	struct life life = { .worker.seed = seed, .seed = seed };
 	struct footprint quarter = { 0 };
-	int count = 0;
-	if (!check_true(open_gpu(&worker), "a long life gets its context"))
+	if (!check_true(open_gpu(&life.worker), "a long life gets its context"))
 		return 1;
 	for (long step = 0; step < steps; step++) {
-		if (count == THINGS || (count > 0 && rand_r(&seed) % 100 < 45) || step % 2000 == 0) {
-			do { // now and then everything: what is left then is what has leaked
-				if (count == 0)
-					break;
-				count--;
-				ways[things[count].way].give(&things[count]);
-			} while (step % 2000 == 0);
-		} else {
-			struct thing *thing = &things[count];
-			memset(thing, 0, sizeof *thing);
-			thing->way = allowed[rand_r(&seed) % allowed_count];
-			thing->device = worker.device;
-			thing->seed = (unsigned)rand_r(&seed);
-			thing->bytes = random_size(&seed);
-			thing->bazaar = &arena->bazaar;
-			count += ways[thing->way].take(thing) == CUDA_SUCCESS;
-		}
+		if (step % 2000 == 0) // now and then everything: what is left then is what has leaked
+			give_everything(&life);
+		else
+			take_or_give(&life);
 		if (step == steps / 4 / 2000 * 2000)
 			quarter = look();
 	}
-	while (count > 0) {
-		count--;
-		ways[things[count].way].give(&things[count]);
-	}
+	give_everything(&life);
 	struct footprint end = look();
 	printf("@grown\t%ld\t%ld\t%ld\n", end.resident_kib - quarter.resident_kib, end.mappings - quarter.mappings, end.descriptors - quarter.descriptors);
 	check(end.descriptors <= quarter.descriptors, "descriptors of a long life", "no more than %ld\t%ld", quarter.descriptors, end.descriptors);
 	return check_failures != 0;
+}
+
+// What the driver keeps for the next allocation.
+static void empty_pools(const struct worker *worker)
+{
+	CUmemoryPool pool;
+	CU(cuStreamSynchronize)(NULL);
+	if (CU(cuDeviceGetDefaultMemPool)(&pool, worker->device) == CUDA_SUCCESS)
+		CU(cuMemPoolTrimTo)(pool, 0);
+	CU(cuDeviceGraphMemTrim)(worker->device);
+}
+
+// Each line of input: gives everything back and tells what it has then.
+static int live(unsigned seed)
+{
+	struct life life = { .worker.seed = seed, .seed = seed };
+	struct pollfd input = { .fd = 0, .events = POLLIN };
+	char line[16];
+	if (!check_true(open_gpu(&life.worker), "a long life gets its context"))
+		return 1;
+	for (unsigned long steps = 0;; steps++) {
+		if (steps % 16 == 0 && poll(&input, 1, 0) != 0) {
+			if (read(0, line, sizeof line) <= 0)
+				return 0;
+			give_everything(&life);
+			empty_pools(&life.worker);
+			struct footprint seen = look();
+			printf("%lu %ld %ld %ld\n", steps, seen.resident_kib, seen.mappings, seen.descriptors);
+			fflush(stdout);
+			if (read(0, line, sizeof line) <= 0) // idle until told to go on
+				return 0;
+		}
+		take_or_give(&life);
+	}
 }
 
 // One process gives, this one opens, the giver is killed: NVML's bytes of the one who is left.
@@ -487,12 +538,14 @@ int main(int argc, char **argv)
 		return churn(atoi(argv[2]));
 	if (argc >= 3 && strcmp(argv[1], "toil") == 0)
 		return toil(atol(argv[2]), argc > 3 ? (unsigned)atoi(argv[3]) : 1);
+	if (argc >= 2 && strcmp(argv[1], "live") == 0)
+		return live(argc > 2 ? (unsigned)atoi(argv[2]) : 1);
 	if (argc >= 2 && strcmp(argv[1], "outlive") == 0)
 		return outlive();
 	if (argc >= 3 && strcmp(argv[1], "fill") == 0)
 		return fill(strtoull(argv[2], NULL, 10) * MIB);
 	if (argc >= 4 && strcmp(argv[1], "together") == 0)
 		return together(atoi(argv[2]), strtoull(argv[3], NULL, 10) * MIB);
-	fputs("usage: fighter fight PROCESSES SECONDS [SEED] | ways | audit SECONDS [SEED] | churn PROCESSES | toil STEPS [SEED] | outlive | fill LIMIT_MIB | together PROCESSES LIMIT_MIB\n", stderr);
+	fputs("usage: fighter fight PROCESSES SECONDS [SEED] | ways | audit SECONDS [SEED] | churn PROCESSES | toil STEPS [SEED] | live [SEED] | outlive | fill LIMIT_MIB | together PROCESSES LIMIT_MIB\n", stderr);
 	return 2;
 }
