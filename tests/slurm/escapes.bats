@@ -71,7 +71,8 @@ stays() { [[ $output =~ ^gpus\ 1$'\n'gpu\ 0\ GPU-[0-9a-f-]{36}\ 22726\ [0-9]+$ ]
   output=$(tried "$probe hold 20000 $LAB/out/go >$LAB/out/held & until [ -s $LAB/out/held ]; do sleep 0.05; done; cat $LAB/out/held
     env -i \$(cat $LAB/nodes/n1/sim.env) SLURM_JOB_ID=999999 $probe fill; touch $LAB/out/go; wait")
   [[ $output =~ ^held$'\n'got\ ([0-9]+)\ 2$ ]]
-  [ "${BASH_REMATCH[1]}" -gt 1000 ] && [ "${BASH_REMATCH[1]}" -le $((22726 - 20000)) ]
+  [ "${BASH_REMATCH[1]}" -gt 1000 ]
+  [ "${BASH_REMATCH[1]}" -le $((22726 - 20000)) ]
 }
 
 @test "a step, an adopted process and a detached process stay in the slice" {
@@ -118,6 +119,7 @@ stays() { [[ $output =~ ^gpus\ 1$'\n'gpu\ 0\ GPU-[0-9a-f-]{36}\ 22726\ [0-9]+$ ]
   done
   [ "$(output "$first") $(output "$second")" = "held held" ]
   as touch "$LAB/out/go"
-  done_job "$first" && done_job "$second"
+  done_job "$first"
+  done_job "$second"
   nothing_left
 }

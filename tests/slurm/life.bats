@@ -58,7 +58,8 @@ three_slices() { [ "$(on n2 sh -c 'ls /run/softmig/*.conf | wc -l')" = 3 ]; }
 
 @test "the components of a heterogeneous job have their slices" {
   output=$(as srun -Q --gres=gpu:l40s.2:1 "$probe" : --gres=gpu:h200.4:1 "$probe")
-  grep -q "GPU-[0-9a-f-]* 22726 " <<<"$output" && grep -q "GPU-[0-9a-f-]* 35788 " <<<"$output"
+  grep -q "GPU-[0-9a-f-]* 22726 " <<<"$output"
+  grep -q "GPU-[0-9a-f-]* 35788 " <<<"$output"
   nothing_left
 }
 
@@ -91,7 +92,8 @@ three_slices() { [ "$(on n2 sh -c 'ls /run/softmig/*.conf | wc -l')" = 3 ]; }
   output=$(as srun -Q --jobid="$id" --overlap sh -c "$probe; $probe fill")
   [[ $output == *" 8192 "* && $output == *"got 0 2" || $output == *"refused 2" ]]
   run on n2 "$LAB/bin/softmig" slice resize --job 424242 --sm 10
-  [ "$status" = 1 ] && [[ $output == *"job 424242: it has no slice on this node"* ]]
+  [ "$status" = 1 ]
+  [[ $output == *"job 424242: it has no slice on this node"* ]]
   go
   done_job "$id"
   wait
@@ -125,7 +127,8 @@ three_slices() { [ "$(on n2 sh -c 'ls /run/softmig/*.conf | wc -l')" = 3 ]; }
   done_job "$id"
   nothing_left
   output=$(as srun -Q -w n2 --gres=gpu:l40s.2:1 "$probe" fill)
-  [[ $output =~ ^got\ ([0-9]+)\ 2$ ]] && [ "${BASH_REMATCH[1]}" -ge 22000 ]
+  [[ $output =~ ^got\ ([0-9]+)\ 2$ ]]
+  [ "${BASH_REMATCH[1]}" -ge 22000 ]
 }
 
 @test "slurmd killed and started again: the running job keeps its slice, and nothing is left after it" {
@@ -209,7 +212,8 @@ three_slices() { [ "$(on n2 sh -c 'ls /run/softmig/*.conf | wc -l')" = 3 ]; }
 @test "a full state directory keeps the job from starting, says why, and leaves nothing" {
   on n2 sh -c 'head -c 1G /dev/zero >/run/softmig/.full 2>/dev/null; true'
   run as srun -w n2 --gres=gpu:l40s.2:1 "$probe"
-  [ "$status" = 1 ] && [[ $output == *"Prolog failure"* && $output != *"gpu 0"* ]]
+  [ "$status" = 1 ]
+  [[ $output == *"Prolog failure"* && $output != *"gpu 0"* ]]
   grep -q "the ledger cannot be created: No space left on device; /var/run/softmig is full" "$LAB/log/slurmd.n2.log"
   [[ $(root sinfo -h -R -o '%E') == "softmig: no slice for job "* ]]
   no_state n2
@@ -223,8 +227,22 @@ three_slices() { [ "$(on n2 sh -c 'ls /run/softmig/*.conf | wc -l')" = 3 ]; }
 @test "a GPU that is gone keeps the job from starting, and the node is drained with the reason" {
   echo 'export SOFTMIG_SIM_FAULT=nodriver' >"$LAB/etc/prolog.hook"
   run as srun -w n2 --gres=gpu:l40s.2:1 "$probe"
-  [ "$status" = 1 ] && [[ $output == *"Prolog failure"* ]]
+  [ "$status" = 1 ]
+  [[ $output == *"Prolog failure"* ]]
   logs_say n2 "NVML does not start"
+  rm "$LAB/etc/prolog.hook"
+  resume
+  nothing_left
+}
+
+@test "a slice whose GPU Slurm does not name keeps the job from starting, and a job without a GPU starts" {
+  # as with Flags=no_gpu_env, or device files that are none
+  echo 'unset SLURM_JOB_GPUS GPU_DEVICE_ORDINAL CUDA_VISIBLE_DEVICES' >"$LAB/etc/prolog.hook"
+  [ "$(as srun -Q -w n2 echo ran)" = ran ]
+  run as srun -w n2 --gres=gpu:l40s.2:1 "$probe"
+  [ "$status" = 1 ]
+  [[ $output == *"Prolog failure"* ]]
+  logs_say n2 "Slurm names no GPU for .shard:l40s:2."
   rm "$LAB/etc/prolog.hook"
   resume
   nothing_left

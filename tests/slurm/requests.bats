@@ -55,13 +55,17 @@ every_way() { # every_way TYPE MIB SM; salloc polls for seconds, so those run be
 @test "a quarter of an H200, through every option of sbatch, salloc and srun" { every_way h200.4 35788 25; }
 
 @test "shards asked for directly give the same slice" {
-  output=$(see srun --gres=shard:l40s:1) && is_slice 11363 25
-  output=$(see srun -w n3 --gres=shard:h200:3) && is_slice 107366 75
-  output=$(see srun -w n2 --gres=shard:2) && is_slice 22726 50
+  output=$(see srun --gres=shard:l40s:1)
+  is_slice 11363 25
+  output=$(see srun -w n3 --gres=shard:h200:3)
+  is_slice 107366 75
+  output=$(see srun -w n2 --gres=shard:2)
+  is_slice 22726 50
   # all of a GPU by shards: the driver keeps some of its memory for itself
   output=$(see srun -w n2 --gres=shard:4)
   [[ $output =~ ^gpus\ 1$'\n'gpu\ 0\ GPU-[0-9a-f-]{36}\ 45452\  ]]
-  grep -qx CUDA_DEVICE_MEMORY_LIMIT_0=45452M <<<"$output" && grep -qx CUDA_DEVICE_SM_LIMIT_0=100 <<<"$output"
+  grep -qx CUDA_DEVICE_MEMORY_LIMIT_0=45452M <<<"$output"
+  grep -qx CUDA_DEVICE_SM_LIMIT_0=100 <<<"$output"
 }
 
 @test "an inner srun stays in the job's slice, whichever option the job was asked with" {
@@ -83,7 +87,7 @@ every_way() { # every_way TYPE MIB SM; salloc polls for seconds, so those run be
   [ "$output" = none ]
 }
 
-@test "a job without a GPU costs no question and gets no files" {
+@test "a job without a GPU gets no files" {
   output=$(as srun -Q sh -c 'find /var/run/softmig /var/log/softmig -name "$SLURM_JOB_ID*"')
   [ -z "$output" ]
 }
@@ -169,9 +173,11 @@ refused() {
     setpriv --reuid "$USER1" --regid nogroup --clear-groups "$@"); }
   for request in --gres=gpu:l40s.3:1 --gpus=l40s.3:1 --gpus-per-node=l40s.2:2 --gres=shard:9; do
     run plain sbatch "$request" --wrap=true
-    [ "$status" = 1 ] && [[ $output == *"softmig: "* ]]
+    [ "$status" = 1 ]
+    [[ $output == *"softmig: "* ]]
     run plain salloc "$request" true
-    [ "$status" = 1 ] && [[ $output == *"softmig: "* ]]
+    [ "$status" = 1 ]
+    [[ $output == *"softmig: "* ]]
   done
   [ -z "$(root squeue -h)" ]
   for option in --gres=gpu:l40s.2:1 --gpus=l40s.2:1 "--gpus-per-node=l40s.2:1" "--gpus-per-task=l40s.2:1 -n1"; do
@@ -207,7 +213,8 @@ refused() {
   sleep 1 # the plugin is read again when its time, in seconds, is another
   sed 's/^local function apply(job_desc, job)/&\n\terror("broken on purpose")/' "$SOURCE/src/slurm/job_submit_softmig.lua" >"$LAB/etc/job_submit.lua"
   run as sbatch --wrap=true
-  [ "$status" = 1 ] && [[ $output == *"softmig: this request could not be checked and was refused"* ]]
+  [ "$status" = 1 ]
+  [[ $output == *"softmig: this request could not be checked and was refused"* ]]
   grep -q "broken on purpose" "$LAB/log/slurmctld.log"
   sleep 1
   cp "$SOURCE/src/slurm/job_submit_softmig.lua" "$LAB/etc/job_submit.lua"
@@ -220,7 +227,9 @@ refused() {
   mkdir -p "$LAB/share"
   cp "$SOURCE"/src/slurm/*.lua "$LAB/share/"
   sed "s|/usr/share/softmig/slurm|$LAB/share|" "$SOURCE/src/slurm/examples/job_submit.lua" >"$LAB/etc/job_submit.lua"
-  output=$(see srun --gres=gpu:l40s.4:1) && is_slice 11363 25
+  output=$(see srun --gres=gpu:l40s.4:1)
+  is_slice 11363 25
   run as env SLURM_CONF="$LAB/etc/slurm-nofilter.conf" sbatch --gres=gpu:l40s.3:1 --wrap=true
-  [ "$status" = 1 ] && [[ $output == *"not offered"* ]]
+  [ "$status" = 1 ]
+  [[ $output == *"not offered"* ]]
 }

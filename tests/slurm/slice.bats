@@ -27,7 +27,8 @@ own() {
 
 @test "the shards of a GPU never add up to more than it has, and an eighth is 12 percent" {
   run -0 own 'for job in 1 2 3 4 5 6 7 8; do slice create --job $job --uid 1 --gpu 0=1/8; done; grep -h LIMIT_0 $s/*.conf | sort | uniq -c'
-  [[ $output =~ 8\ CUDA_DEVICE_MEMORY_LIMIT_0=17894M ]] && [[ $output =~ 8\ CUDA_DEVICE_SM_LIMIT_0=12 ]]
+  [[ $output =~ 8\ CUDA_DEVICE_MEMORY_LIMIT_0=17894M ]]
+  [[ $output =~ 8\ CUDA_DEVICE_SM_LIMIT_0=12 ]]
 }
 
 @test "the shards of a GPU together are what the driver gives to programs, to the MiB" {
