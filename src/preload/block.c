@@ -42,11 +42,17 @@ static struct table *table_get(void)
 	return softmig_private_get(&private_table, sizeof(struct table));
 }
 
-static void lock(struct table *table)
+static __attribute__((noinline)) void lock_slowly(struct table *table)
 {
 	for (int spins = 0; atomic_exchange_explicit(&table->lock, 1, memory_order_acquire) != 0; spins++)
 		if (spins > 100)
 			sched_yield();
+}
+
+static inline void lock(struct table *table)
+{
+	if (__builtin_expect(atomic_exchange_explicit(&table->lock, 1, memory_order_acquire) != 0, 0))
+		lock_slowly(table);
 }
 
 static void unlock(struct table *table)
@@ -59,12 +65,8 @@ static uint32_t place_of(uint64_t number, uint32_t size)
 	return (uint32_t)(number * 0x9e3779b97f4a7c15ull >> 32) & (size - 1);
 }
 
-static struct block *find(struct table *table, uint64_t pointer)
+static __attribute__((noinline)) struct block *search(struct table *table, uint64_t number)
 {
-	uint64_t number = pointer / SOFTMIG_BLOCK_BYTES;
-
-	if (table->last != NULL && table->last->number == number)
-		return table->last;
 	for (uint32_t i = table->size == 0 ? 0 : place_of(number, table->size); i < table->size; i = (i + 1) & (table->size - 1)) {
 		if (table->blocks[i].taken == NULL)
 			break;
@@ -72,6 +74,12 @@ static struct block *find(struct table *table, uint64_t pointer)
 			return table->last = &table->blocks[i];
 	}
 	return NULL;
+}
+
+static inline struct block *find(struct table *table, uint64_t pointer)
+{
+	uint64_t number = pointer / SOFTMIG_BLOCK_BYTES;
+	return __builtin_expect(table->last != NULL && table->last->number == number, 1) ? table->last : search(table, number);
 }
 
 static struct block *place(struct table *table, const struct block *block)

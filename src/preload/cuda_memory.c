@@ -72,25 +72,26 @@ static bool record(struct softmig_gpu *gpu, enum kind kind, uint64_t pointer, ui
 	return true;
 }
 
-// Cover for a small allocation. NULL: another thread has it, or there is no room as things are.
-static struct softmig_ledger_use *cover(struct softmig_gpu *gpu)
+static __attribute__((noinline)) struct softmig_ledger_use *new_cover(struct softmig_gpu *gpu)
 {
-	struct softmig_ledger *ledger = softmig_ledger_now();
-	struct softmig_ledger_use *use = softmig_ledger_cover_kept(ledger, gpu->ledger, SOFTMIG_GRANULE_BYTES);
-
-	if (use != NULL)
-		return use;
 	softmig_settle_if_due(gpu);
 	uint64_t limit = softmig_gpu_limit_bytes(gpu);
 	if (limit == 0)
 		return NULL;
-	use = softmig_ledger_cover(ledger, gpu->ledger, SOFTMIG_GRANULE_BYTES, limit == UINT64_MAX ? 0 : limit);
+	struct softmig_ledger_use *use = softmig_ledger_cover(softmig_ledger_now(), gpu->ledger, SOFTMIG_GRANULE_BYTES, limit == UINT64_MAX ? 0 : limit);
 	if (use != NULL)
 		atomic_store_explicit(&gpu->cover_limit_bytes, limit, memory_order_relaxed);
 	return use;
 }
 
-static void keep_cover(struct softmig_gpu *gpu, struct softmig_ledger_use *use)
+// Cover for a small allocation. NULL: another thread has it, or there is no room as things are.
+static inline struct softmig_ledger_use *cover(struct softmig_gpu *gpu)
+{
+	struct softmig_ledger_use *use = softmig_ledger_cover_kept(softmig_ledger_now(), gpu->ledger, SOFTMIG_GRANULE_BYTES);
+	return __builtin_expect(use != NULL, 1) ? use : new_cover(gpu);
+}
+
+static inline void keep_cover(struct softmig_gpu *gpu, struct softmig_ledger_use *use)
 {
 	softmig_ledger_cover_keep(use, SOFTMIG_GRANULE_BYTES);
 	uint32_t kept = atomic_load_explicit(&kept_covers, memory_order_relaxed) + 1;
@@ -146,32 +147,41 @@ static __attribute__((noinline)) bool spend_cover(struct softmig_gpu *gpu, struc
 		return result; \
 	} while (0)
 
-// The same under cover, where it is small and there is cover to be had.
-#define ALLOCATE_DEVICE(bytes_, what, pointer, call) \
+// The same under cover, where it is small and there is cover to be had, else charged. The first is what must be fast.
+#define ALLOCATE_DEVICE(bytes_, pointer, call, charged) \
 	do { \
-		uint64_t small = (bytes_); \
-		struct softmig_gpu *here = small == 0 || small > SOFTMIG_SMALL_BYTES || (pointer) == NULL ? NULL : softmig_gpu_current_or_only(); \
-		struct softmig_ledger_use *use = here == NULL ? NULL : cover(here); \
-		if (use != NULL) { \
-			CUresult granted = (call); \
-			if (granted != CUDA_SUCCESS || softmig_block_join(*(pointer)) == SOFTMIG_BLOCK_HELD) { \
-				keep_cover(here, use); \
-				return granted; \
-			} \
-			if (spend_cover(here, use, *(pointer))) \
-				return granted; \
-		} \
-		ALLOCATE(DEVICE, small, what, pointer, call); \
+		struct softmig_gpu *gpu; \
+		struct softmig_ledger_use *use; \
+		if ((bytes_) - 1 >= SOFTMIG_SMALL_BYTES || (pointer) == NULL || (gpu = softmig_gpu_current_or_only()) == NULL || \
+		    (use = cover(gpu)) == NULL) \
+			return (charged); \
+		CUresult result = (call); \
+		if (result == CUDA_SUCCESS && softmig_block_join(*(pointer)) != SOFTMIG_BLOCK_HELD) \
+			return spend_cover(gpu, use, *(pointer)) ? result : (charged); \
+		keep_cover(gpu, use); \
+		return result; \
 	} while (0)
+
+#define CHARGED static __attribute__((noinline)) CUresult
+
+CHARGED charged_v2(CUdeviceptr *dptr, uint64_t bytesize)
+{
+	ALLOCATE(DEVICE, bytesize, "cuMemAlloc", dptr, DRIVER(cuMemAlloc_v2)(dptr, bytesize));
+}
 
 CUresult hook_cuMemAlloc_v2(CUdeviceptr *dptr, size_t bytesize)
 {
-	ALLOCATE_DEVICE(bytesize, "cuMemAlloc", dptr, DRIVER(cuMemAlloc_v2)(dptr, bytesize));
+	ALLOCATE_DEVICE((uint64_t)bytesize, dptr, DRIVER(cuMemAlloc_v2)(dptr, bytesize), charged_v2(dptr, bytesize));
+}
+
+CHARGED charged_v1(CUdeviceptr_v1 *dptr, unsigned int bytesize)
+{
+	ALLOCATE(DEVICE, bytesize, "cuMemAlloc", dptr, DRIVER(cuMemAlloc)(dptr, bytesize));
 }
 
 CUresult hook_cuMemAlloc(CUdeviceptr_v1 *dptr, unsigned int bytesize)
 {
-	ALLOCATE_DEVICE(bytesize, "cuMemAlloc", dptr, DRIVER(cuMemAlloc)(dptr, bytesize));
+	ALLOCATE_DEVICE((uint64_t)bytesize, dptr, DRIVER(cuMemAlloc)(dptr, bytesize), charged_v1(dptr, bytesize));
 }
 
 // Managed memory counts as if it were on the GPU: it may be there at any time (NVML does not show it, so NVML cannot settle it).
@@ -187,18 +197,33 @@ static uint64_t pitched_bytes(uint64_t width, uint64_t height)
 	return pitch < width || __builtin_mul_overflow(pitch, height, &bytes) ? UINT64_MAX / 2 : bytes;
 }
 
+CHARGED charged_pitch_v2(CUdeviceptr *dptr, size_t *pPitch, size_t WidthInBytes, size_t Height, unsigned int ElementSizeBytes)
+{
+	ALLOCATE(DEVICE, pitched_bytes(WidthInBytes, Height), "cuMemAllocPitch", dptr,
+	         DRIVER(cuMemAllocPitch_v2)(dptr, pPitch, WidthInBytes, Height, ElementSizeBytes));
+}
+
 CUresult hook_cuMemAllocPitch_v2(CUdeviceptr *dptr, size_t *pPitch, size_t WidthInBytes, size_t Height,
                                  unsigned int ElementSizeBytes)
 {
-	ALLOCATE_DEVICE(pitched_bytes(WidthInBytes, Height), "cuMemAllocPitch", dptr,
-	         DRIVER(cuMemAllocPitch_v2)(dptr, pPitch, WidthInBytes, Height, ElementSizeBytes));
+	ALLOCATE_DEVICE(pitched_bytes(WidthInBytes, Height), dptr,
+	                DRIVER(cuMemAllocPitch_v2)(dptr, pPitch, WidthInBytes, Height, ElementSizeBytes),
+	                charged_pitch_v2(dptr, pPitch, WidthInBytes, Height, ElementSizeBytes));
+}
+
+CHARGED charged_pitch_v1(CUdeviceptr_v1 *dptr, unsigned int *pPitch, unsigned int WidthInBytes, unsigned int Height,
+                         unsigned int ElementSizeBytes)
+{
+	ALLOCATE(DEVICE, pitched_bytes(WidthInBytes, Height), "cuMemAllocPitch", dptr,
+	         DRIVER(cuMemAllocPitch)(dptr, pPitch, WidthInBytes, Height, ElementSizeBytes));
 }
 
 CUresult hook_cuMemAllocPitch(CUdeviceptr_v1 *dptr, unsigned int *pPitch, unsigned int WidthInBytes, unsigned int Height,
                               unsigned int ElementSizeBytes)
 {
-	ALLOCATE_DEVICE(pitched_bytes(WidthInBytes, Height), "cuMemAllocPitch", dptr,
-	         DRIVER(cuMemAllocPitch)(dptr, pPitch, WidthInBytes, Height, ElementSizeBytes));
+	ALLOCATE_DEVICE(pitched_bytes(WidthInBytes, Height), dptr,
+	                DRIVER(cuMemAllocPitch)(dptr, pPitch, WidthInBytes, Height, ElementSizeBytes),
+	                charged_pitch_v1(dptr, pPitch, WidthInBytes, Height, ElementSizeBytes));
 }
 
 // Is it a small allocation? Whoever frees it knows that it is alive, so the answer stays true.
@@ -208,35 +233,24 @@ static bool is_in_block(uint64_t pointer)
 	       softmig_block_has(pointer);
 }
 
-// The driver freed what is_in_block(). seen: softmig_lowerings() before it did.
-static void left_block(uint64_t pointer, uint64_t seen)
+// The driver freed the last allocation of a block, or what was none of a block's. seen: softmig_lowerings() before it did.
+static __attribute__((noinline)) void left_for_good(enum softmig_block told, int index, uint64_t seen)
 {
-	int index;
-	enum softmig_block told = softmig_block_leave(pointer, &index);
-
-	if (told == SOFTMIG_BLOCK_ENDS) {
-		struct softmig_gpu *gpu = softmig_gpu_by_index(index);
-		softmig_gpu_enter(gpu);
-		block_ended(gpu, softmig_lowerings() == seen);
-		softmig_gpu_leave(gpu);
-	} else if (told == SOFTMIG_BLOCK_NONE) {
+	if (told == SOFTMIG_BLOCK_NONE) {
 		softmig_pools_freed(); // a pool's after all
+		return;
 	}
+	struct softmig_gpu *gpu = softmig_gpu_by_index(index);
+	softmig_gpu_enter(gpu);
+	block_ended(gpu, softmig_lowerings() == seen);
+	softmig_gpu_leave(gpu);
 }
 
 // Large ones are taken out before the driver frees them, since another thread may be given the same address at once; put back if it
 // was not freed.
-#define FREE(pointer, call) \
+#define FREE_TRACKED(pointer, call) \
 	do { \
 		struct softmig_track_entry entry; \
-		if (is_in_block(pointer)) { \
-			uint64_t seen = softmig_lowerings(); \
-			CUresult result = (call); \
-			if (result == CUDA_SUCCESS) \
-				left_block((pointer), seen); \
-			softmig_pools_synchronised(); \
-			return result; \
-		} \
 		if (!softmig_track_remove(SOFTMIG_TRACK_POINTER, (pointer), &entry)) { \
 			softmig_pools_freed(); /* a pool's, or never seen here: the driver knows what to do with it */ \
 			CUresult result = (call); \
@@ -255,12 +269,38 @@ static void left_block(uint64_t pointer, uint64_t seen)
 		return result; \
 	} while (0)
 
+#define FREE(pointer, call, tracked) \
+	do { \
+		int index = 0; \
+		if (!is_in_block(pointer)) \
+			return (tracked); \
+		uint64_t seen = softmig_lowerings(); \
+		CUresult result = (call); \
+		if (result == CUDA_SUCCESS) { \
+			enum softmig_block told = softmig_block_leave((pointer), &index); \
+			if (told != SOFTMIG_BLOCK_HELD) \
+				left_for_good(told, index, seen); \
+		} \
+		softmig_pools_synchronised(); \
+		return result; \
+	} while (0)
+
+CHARGED free_tracked_v2(CUdeviceptr dptr)
+{
+	FREE_TRACKED(dptr, DRIVER(cuMemFree_v2)(dptr));
+}
+
 CUresult hook_cuMemFree_v2(CUdeviceptr dptr)
 {
-	FREE(dptr, DRIVER(cuMemFree_v2)(dptr));
+	FREE(dptr, DRIVER(cuMemFree_v2)(dptr), free_tracked_v2(dptr));
+}
+
+CHARGED free_tracked_v1(CUdeviceptr_v1 dptr)
+{
+	FREE_TRACKED(dptr, DRIVER(cuMemFree)(dptr));
 }
 
 CUresult hook_cuMemFree(CUdeviceptr_v1 dptr)
 {
-	FREE(dptr, DRIVER(cuMemFree)(dptr));
+	FREE(dptr, DRIVER(cuMemFree)(dptr), free_tracked_v1(dptr));
 }

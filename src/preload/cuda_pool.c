@@ -32,8 +32,6 @@ struct pool {
 struct pools {
 	_Atomic int lock;      // for taking an entry
 	_Atomic uint32_t used; // entries below it may be in use
-	// Something was freed since the figures were last read: the next synchronisation may give memory back.
-	_Atomic bool freed;
 	// The only stream that pools were used in so far, plus 1. What is freed in one stream need not be there for another.
 	_Atomic uintptr_t stream;
 	_Atomic bool streams;
@@ -41,6 +39,7 @@ struct pools {
 };
 
 static struct softmig_private private_pools;
+_Atomic bool softmig_pools_have_freed;
 
 static struct pools *all(void)
 {
@@ -330,13 +329,6 @@ CUresult hook_cuMemAllocFromPoolAsync_ptsz(CUdeviceptr *dptr, size_t bytesize, C
 	return allocate_in_stream(dptr, &request);
 }
 
-void softmig_pools_freed(void)
-{
-	struct pools *pools = all();
-	if (pools != NULL && !atomic_load_explicit(&pools->freed, memory_order_relaxed))
-		atomic_store_explicit(&pools->freed, true, memory_order_relaxed);
-}
-
 static CUresult freed_in(CUresult result, CUstream stream, bool per_thread)
 {
 	struct pools *pools = all();
@@ -354,15 +346,6 @@ CUresult hook_cuMemFreeAsync(CUdeviceptr dptr, CUstream hStream)
 CUresult hook_cuMemFreeAsync_ptsz(CUdeviceptr dptr, CUstream hStream)
 {
 	return freed_in(DRIVER(cuMemFreeAsync_ptsz)(dptr, hStream), hStream, true);
-}
-
-// A synchronisation is where a pool gives back what is above its threshold: told to the ledger at once, or other processes of the
-// slice would be refused what is free.
-void softmig_pools_synchronised(void)
-{
-	struct pools *pools = all();
-	if (pools != NULL && atomic_load_explicit(&pools->freed, memory_order_relaxed) && atomic_exchange(&pools->freed, false))
-		softmig_pools_refresh();
 }
 
 static CUresult synchronised(CUresult result)

@@ -20,8 +20,8 @@ enum { MAX_DEVICES = 64, SETTLE_EVERY_NS = 500000000, USUAL_PROCESSES = 128, MOS
 static struct softmig_gpu gpus[SOFTMIG_MAX_GPUS];
 // CUDA device number -> ledger index + 1; 0: not asked yet.
 static _Atomic int8_t index_of_device[MAX_DEVICES];
-static _Atomic(struct softmig_gpu *) only_gpu; // NULL: several, or not known yet
-static _Atomic uint64_t lowerings;             // see softmig_lowerings()
+_Atomic(struct softmig_gpu *) softmig_gpu_only;
+_Atomic uint64_t softmig_lowerings_counted;
 
 static uint64_t coarse_now_ns(void)
 {
@@ -87,16 +87,13 @@ struct softmig_gpu *softmig_gpu_current(void)
 }
 
 // The driver's count is that of the process's whole life.
-struct softmig_gpu *softmig_gpu_current_or_only(void)
+struct softmig_gpu *softmig_gpu_current_or_only_asked(void)
 {
-	struct softmig_gpu *gpu = atomic_load_explicit(&only_gpu, memory_order_acquire);
+	struct softmig_gpu *gpu = softmig_gpu_current();
 	int count;
 
-	if (gpu != NULL)
-		return gpu;
-	gpu = softmig_gpu_current();
 	if (gpu != NULL && DRIVER(cuDeviceGetCount)(&count) == CUDA_SUCCESS && count == 1)
-		atomic_store_explicit(&only_gpu, gpu, memory_order_release);
+		atomic_store_explicit(&softmig_gpu_only, gpu, memory_order_release);
 	return gpu;
 }
 
@@ -213,17 +210,12 @@ uint64_t softmig_gpu_overhead_bytes(const struct softmig_gpu *gpu)
 	return slot == NULL ? 0 : atomic_load_explicit(&slot->use[gpu->ledger].overhead_bytes, memory_order_acquire);
 }
 
-uint64_t softmig_lowerings(void)
-{
-	return atomic_load(&lowerings);
-}
-
 // Nothing moved since activity was read as seen. Counted first and looked at again, as whoever enters when a block has ended does it
 // the other way round: one of the two sees the other.
 static bool lower_overhead(struct softmig_gpu *gpu, uint64_t seen, uint64_t now, uint64_t overhead)
 {
 	if (overhead < now)
-		atomic_fetch_add(&lowerings, 1);
+		atomic_fetch_add(&softmig_lowerings_counted, 1);
 	return atomic_load(&gpu->activity) == seen && softmig_ledger_swap_overhead(softmig_ledger_now(), gpu->ledger, now, overhead);
 }
 

@@ -48,7 +48,13 @@ struct softmig_gpu *softmig_gpu_of_device(CUdevice device);
 struct softmig_gpu *softmig_gpu_current(void);
 struct softmig_gpu *softmig_gpu_by_index(int ledger);
 // The same as the current context's, for what needs no current context, without asking the driver where there is but one GPU to see.
-struct softmig_gpu *softmig_gpu_current_or_only(void);
+extern _Atomic(struct softmig_gpu *) softmig_gpu_only; // NULL: several, or not known yet
+struct softmig_gpu *softmig_gpu_current_or_only_asked(void);
+static inline struct softmig_gpu *softmig_gpu_current_or_only(void)
+{
+	struct softmig_gpu *gpu = atomic_load_explicit(&softmig_gpu_only, memory_order_acquire);
+	return __builtin_expect(gpu != NULL, 1) ? gpu : softmig_gpu_current_or_only_asked();
+}
 // Is it forbidden to the slice (root's file lists GPUs, and this is none of them)?
 bool softmig_gpu_forbidden(const struct softmig_gpu *gpu);
 // The memory limit in force, UINT64_MAX: none.
@@ -88,7 +94,11 @@ void softmig_settle_if_due(struct softmig_gpu *gpu);
 // How many times settling lowered an overhead. Small allocations are freed without enter and leave, unless their block ends with them; who
 // then, after enter, finds this changed since before the driver's call gives the block back by softmig_uncharge_measured: it
 // may have been gone from NVML's figure, but not from what is tracked.
-uint64_t softmig_lowerings(void);
+extern _Atomic uint64_t softmig_lowerings_counted;
+static inline uint64_t softmig_lowerings(void)
+{
+	return atomic_load(&softmig_lowerings_counted);
+}
 // NVML's bytes for this process on the GPU. False: NVML cannot tell.
 bool softmig_gpu_nvml_bytes(struct softmig_gpu *gpu, uint64_t *bytes);
 
@@ -100,9 +110,21 @@ void softmig_graph_memory_forget(struct softmig_gpu *gpu);
 void softmig_pools_trim(struct softmig_gpu *gpu);
 // the primary context and its pools are gone (between enter and leave);
 void softmig_pools_forget(struct softmig_gpu *gpu);
-// something that may have come from a pool was freed; brings all pools' charges up to date (outside enter and leave).
-void softmig_pools_freed(void);
-// the same, when the device was waited for and something was freed since the last time.
-void softmig_pools_synchronised(void);
+// brings all pools' charges up to date (outside enter and leave);
 void softmig_pools_refresh(void);
+// something that may have come from a pool was freed: the next synchronisation may give memory back. In a forked child it may stand
+// there from the parent: then an empty list is refreshed.
+extern _Atomic bool softmig_pools_have_freed;
+static inline void softmig_pools_freed(void)
+{
+	if (!atomic_load_explicit(&softmig_pools_have_freed, memory_order_relaxed))
+		atomic_store_explicit(&softmig_pools_have_freed, true, memory_order_relaxed);
+}
+// the device was waited for: a pool gives back what is above its threshold, which is told to the ledger at once, or other processes of
+// the slice would be refused what is free.
+static inline void softmig_pools_synchronised(void)
+{
+	if (atomic_load_explicit(&softmig_pools_have_freed, memory_order_relaxed) && atomic_exchange(&softmig_pools_have_freed, false))
+		softmig_pools_refresh();
+}
 #endif

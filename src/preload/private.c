@@ -11,11 +11,6 @@
 #define MADV_WIPEONFORK 18
 #endif
 
-struct page {
-	pid_t pid; // whose it is; 0: the kernel sees to that
-	_Alignas(64) char memory[];
-};
-
 void *softmig_scratch_get(size_t bytes)
 {
 	int kept = errno;
@@ -32,21 +27,21 @@ void softmig_scratch_free(void *scratch, size_t bytes)
 	errno = kept;
 }
 
-void *softmig_private_get(struct softmig_private *memory, size_t bytes)
+void *softmig_private_make(struct softmig_private *memory, size_t bytes)
 {
-	struct page *page = atomic_load_explicit(&memory->page, memory_order_acquire);
-	size_t whole = sizeof(struct page) + bytes;
+	struct softmig_private_page *page = atomic_load_explicit(&memory->page, memory_order_acquire);
+	size_t whole = sizeof(struct softmig_private_page) + bytes;
 
 	if (page != NULL && (page->pid == 0 || page->pid == getpid()))
 		return page->memory;
-	struct page *mine = softmig_scratch_get(whole);
+	struct softmig_private_page *mine = softmig_scratch_get(whole);
 	if (mine == NULL)
 		return NULL;
 	int kept = errno;
 	if (madvise(mine, whole, MADV_WIPEONFORK) != 0)
 		mine->pid = getpid();
 	errno = kept;
-	void *seen = page;
+	struct softmig_private_page *seen = page;
 	if (!atomic_compare_exchange_strong(&memory->page, &seen, mine)) {
 		softmig_scratch_free(mine, whole); // another thread was faster
 		mine = seen;

@@ -5,13 +5,25 @@
 #define SOFTMIG_PRELOAD_PRIVATE_H
 #include <stdatomic.h>
 #include <stddef.h>
+#include <sys/types.h>
 
-struct softmig_private {
-	_Atomic(void *) page;
+struct softmig_private_page {
+	pid_t pid; // whose it is; 0: the kernel sees to that
+	_Alignas(64) char memory[];
 };
 
+struct softmig_private {
+	_Atomic(struct softmig_private_page *) page;
+};
+
+void *softmig_private_make(struct softmig_private *memory, size_t bytes);
+
 // The memory behind it, bytes large at every call, zero where nobody has written since start or fork. NULL: none to be had.
-void *softmig_private_get(struct softmig_private *memory, size_t bytes);
+static inline void *softmig_private_get(struct softmig_private *memory, size_t bytes)
+{
+	struct softmig_private_page *page = atomic_load_explicit(&memory->page, memory_order_acquire);
+	return __builtin_expect(page != NULL && page->pid == 0, 1) ? page->memory : softmig_private_make(memory, bytes);
+}
 
 // Scratch memory for one call, without the heap. NULL: none to be had.
 void *softmig_scratch_get(size_t bytes);

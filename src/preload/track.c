@@ -56,6 +56,21 @@ static struct softmig_track_entry *find(struct table *table, enum softmig_track_
 	}
 }
 
+// Behind a free place nothing is looked for: where the next one is free, so are this one and the GONE before it. Else the table would
+// fill with those of pointers and handles that never come again, and be made anew every few hundred of them.
+static void take_out(struct table *table, struct softmig_track_entry *entry)
+{
+	size_t mask = table->size - 1, i = (size_t)(entry - table->entries);
+
+	entry->kind = SOFTMIG_TRACK_GONE;
+	if (table->entries[(i + 1) & mask].kind != SOFTMIG_TRACK_FREE)
+		return;
+	for (; table->entries[i].kind == SOFTMIG_TRACK_GONE; i = (i - 1) & mask) {
+		table->entries[i].kind = SOFTMIG_TRACK_FREE;
+		table->used--;
+	}
+}
+
 static void place(struct table *table, const struct softmig_track_entry *entry)
 {
 	size_t i = place_of((enum softmig_track_kind)entry->kind, entry->key, table->size);
@@ -141,7 +156,7 @@ bool softmig_track_remove(enum softmig_track_kind kind, uint64_t key, struct sof
 	struct softmig_track_entry *found = find(table, kind, key);
 	if (found != NULL) {
 		*entry = *found;
-		found->kind = SOFTMIG_TRACK_GONE;
+		take_out(table, found);
 	}
 	unlock(table);
 	return found != NULL;
@@ -164,7 +179,7 @@ int64_t softmig_track_count(const struct softmig_track_entry *template, int chan
 	} else if (found != NULL) {
 		count = (int64_t)found->count + change;
 		if (count <= 0) {
-			found->kind = SOFTMIG_TRACK_GONE;
+			take_out(table, found);
 			count = 0;
 		} else {
 			found->count = (uint32_t)count;
@@ -188,7 +203,7 @@ bool softmig_track_adjust(enum softmig_track_kind kind, uint64_t key, int change
 		found->count = change < 0 && found->count < (uint32_t)-change ? 0 : found->count + (uint32_t)change;
 		*entry = *found;
 		if (found->count == 0)
-			found->kind = SOFTMIG_TRACK_GONE;
+			take_out(table, found);
 	}
 	unlock(table);
 	return found != NULL;
@@ -206,7 +221,7 @@ bool softmig_track_remove_any(int gpu, uint64_t context, uint64_t *cursor, struc
 		struct softmig_track_entry *at = &table->entries[*cursor];
 		if (at->kind > SOFTMIG_TRACK_GONE && at->gpu == gpu && at->context != 0 && (context == 0 || at->context == context)) {
 			*entry = *at;
-			at->kind = SOFTMIG_TRACK_GONE;
+			take_out(table, at);
 			found = true;
 		}
 	}

@@ -276,7 +276,7 @@ bool softmig_ledger_reserve(struct softmig_ledger *ledger, int gpu, enum softmig
 		return false;
 	if (bytes == 0)
 		return true;
-	struct softmig_ledger_slot *slot = softmig_ledger_self(ledger);
+	struct softmig_ledger_slot *slot = ledger_self(ledger);
 	if (slot == NULL)
 		return false;
 	struct request request = {ledger, &slot->use[gpu], (uint32_t)(slot - ledger->file->slot), gpu, kind, bytes, limit_bytes};
@@ -300,7 +300,7 @@ bool softmig_ledger_reserve(struct softmig_ledger *ledger, int gpu, enum softmig
 
 struct softmig_ledger_use *softmig_ledger_cover_kept(struct softmig_ledger *ledger, int gpu, uint64_t bytes)
 {
-	struct softmig_ledger_slot *slot = is_valid_gpu(ledger, gpu) ? softmig_ledger_self(ledger) : NULL;
+	struct softmig_ledger_slot *slot = is_valid_gpu(ledger, gpu) ? ledger_self(ledger) : NULL;
 	uint64_t kept = bytes;
 	// Taken into use while nobody takes it away, it has been announced all the time since the look that showed it to fit.
 	if (slot == NULL || !atomic_compare_exchange_strong_explicit(&slot->use[gpu].cover_bytes, &kept, bytes | SOFTMIG_LEDGER_COVER_IN_USE,
@@ -312,7 +312,7 @@ struct softmig_ledger_use *softmig_ledger_cover_kept(struct softmig_ledger *ledg
 
 struct softmig_ledger_use *softmig_ledger_cover(struct softmig_ledger *ledger, int gpu, uint64_t bytes, uint64_t limit_bytes)
 {
-	struct softmig_ledger_slot *slot = is_valid_gpu(ledger, gpu) ? softmig_ledger_self(ledger) : NULL;
+	struct softmig_ledger_slot *slot = is_valid_gpu(ledger, gpu) ? ledger_self(ledger) : NULL;
 	uint64_t none = 0;
 	if (slot == NULL || !atomic_compare_exchange_strong_explicit(&slot->use[gpu].cover_bytes, &none, bytes | SOFTMIG_LEDGER_COVER_IN_USE,
 	                                                             memory_order_seq_cst, memory_order_relaxed))
@@ -332,7 +332,7 @@ struct softmig_ledger_use *softmig_ledger_cover(struct softmig_ledger *ledger, i
 
 void softmig_ledger_cover_spend(struct softmig_ledger *ledger, int gpu, struct softmig_ledger_use *use, uint64_t bytes)
 {
-	struct softmig_ledger_slot *slot = softmig_ledger_self(ledger);
+	struct softmig_ledger_slot *slot = ledger_self(ledger);
 	atomic_fetch_add_explicit(&use->tracked_bytes, bytes, memory_order_seq_cst); // before the cover goes, as in grant()
 	STEP();
 	softmig_ledger_cover_drop(use);
@@ -349,7 +349,7 @@ void softmig_ledger_release(struct softmig_ledger *ledger, int gpu, enum softmig
 {
 	if (!is_valid_gpu(ledger, gpu))
 		return;
-	struct softmig_ledger_slot *slot = softmig_ledger_self(ledger);
+	struct softmig_ledger_slot *slot = ledger_self(ledger);
 	if (slot == NULL)
 		return;
 	STEP();
@@ -361,7 +361,7 @@ bool softmig_ledger_swap_overhead(struct softmig_ledger *ledger, int gpu, uint64
 {
 	if (!is_valid_gpu(ledger, gpu))
 		return true;
-	struct softmig_ledger_slot *slot = softmig_ledger_self(ledger);
+	struct softmig_ledger_slot *slot = ledger_self(ledger);
 	if (slot == NULL)
 		return true;
 	struct softmig_ledger_use *use = &slot->use[gpu];
@@ -386,7 +386,7 @@ void softmig_ledger_set_overhead(struct softmig_ledger *ledger, int gpu, uint64_
 {
 	if (!is_valid_gpu(ledger, gpu))
 		return;
-	struct softmig_ledger_slot *slot = softmig_ledger_self(ledger);
+	struct softmig_ledger_slot *slot = ledger_self(ledger);
 	while (slot != NULL && !softmig_ledger_swap_overhead(ledger, gpu, atomic_load(&slot->use[gpu].overhead_bytes), bytes))
 		;
 }

@@ -106,6 +106,19 @@ void softmig_ledger_raise_mark(struct softmig_ledger_file *file, uint32_t index)
 void softmig_ledger_discard_former_self(struct softmig_ledger_file *file);
 void softmig_ledger_leave(const struct softmig_ledger *ledger);
 
+// softmig_ledger_self() without a call, where all is as it usually is.
+static inline struct softmig_ledger_slot *ledger_self(struct softmig_ledger *ledger)
+{
+	if (LIKELY(ledger->wipes)) { // so it is open
+		uint64_t word = atomic_load_explicit(&ledger->mine->slot, memory_order_acquire);
+		struct softmig_ledger_slot *slot = &ledger->file->slot[((uint32_t)word & 0xffff) - 1];
+		if (LIKELY(word != 0 && OWNER_IDENTITY(atomic_load_explicit(&slot->owner, memory_order_relaxed)) ==
+		                            atomic_load_explicit(&ledger->mine->identity, memory_order_relaxed)))
+			return slot;
+	}
+	return softmig_ledger_self(ledger);
+}
+
 static inline uint64_t add_saturated(uint64_t a, uint64_t b)
 {
 	uint64_t sum;

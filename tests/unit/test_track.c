@@ -83,6 +83,27 @@ static void a_context_takes_along_what_hangs_on_it(void **state)
 	assert_int_equal(count, 20000);
 }
 
+static void keys_that_never_come_again_do_not_fill_the_table(void **state)
+{
+	struct softmig_track_entry entry, kept = pointer_at(0x40000, 5, 1);
+	(void)state;
+	assert_true(softmig_track_add(&kept));
+	struct table *table = table_get();
+	size_t used = table->used;
+	const struct softmig_track_entry *entries = table->entries;
+	for (uint64_t i = 1; i < 20000; i++) {
+		struct softmig_track_entry held = {.kind = SOFTMIG_TRACK_HANDLE, .key = i, .count = 1};
+		entry = pointer_at(0x50000 + i, 1, 1);
+		assert_true(softmig_track_add(&entry) && softmig_track_add(&held));
+		assert_true(softmig_track_remove(SOFTMIG_TRACK_POINTER, entry.key, &entry));
+		assert_true(softmig_track_adjust(SOFTMIG_TRACK_HANDLE, i, -1, 0, &entry));
+	}
+	assert_true(table->used < used + 100); // of 40000: what was left before entries that stay
+	assert_ptr_equal(table->entries, entries);
+	assert_true(softmig_track_remove(SOFTMIG_TRACK_POINTER, 0x40000, &entry));
+	assert_int_equal(entry.bytes, 5);
+}
+
 static atomic_int go, kept;
 
 static void *first_call(void *number)
@@ -135,6 +156,7 @@ int main(void)
 		cmocka_unit_test(what_is_added_is_found_and_removed),
 		cmocka_unit_test(a_key_that_comes_again_gives_the_old_entry),
 		cmocka_unit_test(counts_go_up_and_down_and_end),
+		cmocka_unit_test(keys_that_never_come_again_do_not_fill_the_table),
 		cmocka_unit_test(a_context_takes_along_what_hangs_on_it),
 		cmocka_unit_test(a_forked_child_starts_with_nothing_and_its_threads_agree),
 	};
