@@ -6,7 +6,7 @@
 
 static const struct softmig_verb *const self = &softmig_verb_disable;
 
-static int disable(const struct softmig_node *node)
+static int disable(struct softmig_node *node)
 {
 	bool was_enabled;
 	if (softmig_node_disable(self, node, &was_enabled) != SOFTMIG_EXIT_OK)
@@ -25,13 +25,7 @@ static int disable(const struct softmig_node *node)
 
 static int run(int argc, char **argv)
 {
-	struct softmig_node node;
-	int status = softmig_node_begin(self, argc, argv, false, &node);
-	if (status >= 0)
-		return status;
-	status = disable(&node);
-	softmig_node_end(&node);
-	return status;
+	return softmig_node_command(self, argc, argv, false, disable);
 }
 
 const struct softmig_verb softmig_verb_disable = {

@@ -157,7 +157,7 @@ static void check_version(struct softmig_doctor *doctor, const char *version)
 static void check_slice(struct softmig_doctor *doctor, const struct answer *whole)
 {
 	struct answer slice;
-	probe(doctor->node.library, &slice);
+	probe(doctor->node.installed, &slice);
 	if (slice.late)
 		softmig_doctor_tell(doctor, SOFTMIG_FINDING_FAULT, "slice", "softmig disable, and report it", "a program in a slice hangs");
 	else if (strcmp(slice.stage, "done") != 0)
@@ -190,6 +190,6 @@ void softmig_doctor_driver(struct softmig_doctor *doctor)
 	else if (strcmp(answer.stage, "done") != 0)
 		softmig_doctor_tell(doctor, SOFTMIG_FINDING_FAULT, "driver", "look at dmesg; does nvidia-smi work?",
 		                    "the driver cannot be used: it came to '%s' and said %d", answer.stage, answer.code);
-	else if (access(doctor->node.library, R_OK) == 0)
+	else if (access(doctor->node.installed, R_OK) == 0)
 		check_slice(doctor, &answer);
 }

@@ -43,20 +43,20 @@ static void check_elf(struct softmig_doctor *doctor)
 {
 	struct softmig_elf elf, ours;
 	const char *advice = "install a library that was built for this machine: softmig update --library FILE";
-	int error = softmig_elf_read(doctor->node.library, &elf);
+	int error = softmig_elf_read(doctor->node.installed, &elf);
 	if (error) {
-		softmig_doctor_tell(doctor, FAULT, "library", advice, "%s is no shared library: %s", doctor->node.library, strerror(error));
+		softmig_doctor_tell(doctor, FAULT, "library", advice, "%s is no shared library: %s", doctor->node.installed, strerror(error));
 		return;
 	}
 	if (softmig_elf_read("/proc/self/exe", &ours) == 0 && (elf.machine != ours.machine || elf.is_64_bit != ours.is_64_bit))
-		softmig_doctor_tell(doctor, FAULT, "library", advice, "%s is for another kind of machine", doctor->node.library);
+		softmig_doctor_tell(doctor, FAULT, "library", advice, "%s is for another kind of machine", doctor->node.installed);
 	else if (!elf.gives_dlsym || !elf.gives_driver)
-		softmig_doctor_tell(doctor, FAULT, "library", advice, "%s takes over nothing: its functions are hidden", doctor->node.library);
+		softmig_doctor_tell(doctor, FAULT, "library", advice, "%s takes over nothing: its functions are hidden", doctor->node.installed);
 	else if (elf.glibc_minor > GLIBC_FLOOR_MINOR)
 		softmig_doctor_tell(doctor, FAULT, "library", "build it with ./build.sh build, whose test asserts the floor",
-		                    "%s needs glibc 2.%d, so programs in older containers would not start", doctor->node.library, elf.glibc_minor);
+		                    "%s needs glibc 2.%d, so programs in older containers would not start", doctor->node.installed, elf.glibc_minor);
 	else if (strcmp(elf.needed, "libc.so.6") != 0 && *elf.needed)
-		softmig_doctor_tell(doctor, FAULT, "library", advice, "%s needs more than libc: %s", doctor->node.library, elf.needed);
+		softmig_doctor_tell(doctor, FAULT, "library", advice, "%s needs more than libc: %s", doctor->node.installed, elf.needed);
 	else
 		softmig_doctor_tell(doctor, OK, "library", NULL, "needs libc alone, glibc 2.%d at most", elf.glibc_minor);
 }
@@ -66,21 +66,21 @@ void softmig_doctor_library(struct softmig_doctor *doctor)
 	const struct softmig_node *node = &doctor->node;
 	char loose[PATH_MAX], source[PATH_MAX];
 	struct stat status;
-	if (stat(node->library, &status) != 0) {
-		softmig_doctor_tell(doctor, FAULT, "library", "softmig install", "%s: %s", node->library, strerror(errno));
+	if (stat(node->installed, &status) != 0) {
+		softmig_doctor_tell(doctor, FAULT, "library", "softmig install", "%s: %s", node->installed, strerror(errno));
 		return;
 	}
-	if (find_loose(node->library, loose))
+	if (find_loose(node->installed, loose))
 		softmig_doctor_tell(doctor, FAULT, "library", "chown root and chmod go-w",
 		                    "%s can be changed by others than root, and with it every program of the node", loose);
 	else if ((status.st_mode & 0444) != 0444)
 		softmig_doctor_tell(doctor, FAULT, "library", "chmod 0644", "%s cannot be read by everybody, so their programs complain",
-		                    node->library);
+		                    node->installed);
 	else
-		softmig_doctor_tell(doctor, OK, "library", NULL, "%s is root's, mode %o", node->library, status.st_mode & 07777);
+		softmig_doctor_tell(doctor, OK, "library", NULL, "%s is root's, mode %o", node->installed, status.st_mode & 07777);
 	check_elf(doctor);
-	if (softmig_library_came_with(source) && !softmig_file_equal(source, node->library))
-		softmig_doctor_tell(doctor, WARNING, "library", "softmig update", "%s is not the version that came with this softmig", node->library);
+	if (softmig_library_came_with(source) && !softmig_file_equal(source, node->installed))
+		softmig_doctor_tell(doctor, WARNING, "library", "softmig update", "%s is not the version that came with this softmig", node->installed);
 }
 
 static void check_entries(struct softmig_doctor *doctor, const struct softmig_file *file)
@@ -197,9 +197,9 @@ void softmig_doctor_limit_files(struct softmig_doctor *doctor)
 void softmig_doctor_trial(struct softmig_doctor *doctor)
 {
 	char why[512];
-	if (access(doctor->node.library, R_OK) != 0)
+	if (access(doctor->node.installed, R_OK) != 0)
 		softmig_doctor_tell(doctor, SKIPPED, "programs", NULL, "there is no library to try");
-	else if (!softmig_trial(doctor->enabled ? NULL : doctor->node.library, true, why, sizeof why))
+	else if (!softmig_trial(doctor->enabled ? NULL : doctor->node.installed, true, why, sizeof why))
 		softmig_doctor_tell(doctor, FAULT, "programs", doctor->enabled ? "softmig disable" : "do not enable it; install another build",
 		                    "with the library %s", why);
 	else

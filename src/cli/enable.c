@@ -16,7 +16,7 @@ static const struct softmig_verb *const self = &softmig_verb_enable;
 // What is in every process of root must be root's alone, up to the last directory.
 static int check_library(const struct softmig_node *node)
 {
-	const char *const paths[] = { node->library, node->directory };
+	const char *const paths[] = { node->installed, node->directory };
 	for (size_t i = 0; i < sizeof paths / sizeof paths[0]; i++) {
 		struct stat status;
 		if (stat(paths[i], &status) != 0)
@@ -25,7 +25,7 @@ static int check_library(const struct softmig_node *node)
 			return softmig_cli_fail(self, "%s must belong to root and be writable by nobody else; use chown and chmod", paths[i]);
 	}
 	char why[512];
-	if (!softmig_trial(node->library, !*node->root, why, sizeof why))
+	if (!softmig_trial(node->installed, !*node->root, why, sizeof why))
 		return softmig_cli_fail(self, "nothing was changed, because the library failed its trial: %s", why);
 	return SOFTMIG_EXIT_OK;
 }
@@ -52,7 +52,7 @@ static int add_entry(const struct softmig_node *node, const struct softmig_file 
 	                        error ? "could NOT be put back; remove the entry by hand" : "was put back as it was", why);
 }
 
-static int enable(const struct softmig_node *node)
+static int enable(struct softmig_node *node)
 {
 	struct softmig_file file;
 	if (check_library(node) != SOFTMIG_EXIT_OK || softmig_node_read_preload(self, node, &file) != SOFTMIG_EXIT_OK)
@@ -73,13 +73,7 @@ static int enable(const struct softmig_node *node)
 
 static int run(int argc, char **argv)
 {
-	struct softmig_node node;
-	int status = softmig_node_begin(self, argc, argv, false, &node);
-	if (status >= 0)
-		return status;
-	status = enable(&node);
-	softmig_node_end(&node);
-	return status;
+	return softmig_node_command(self, argc, argv, false, enable);
 }
 
 const struct softmig_verb softmig_verb_enable = {

@@ -25,27 +25,21 @@ static int install(struct softmig_node *node)
 	const char *source = softmig_node_source(self, node);
 	if (!source)
 		return SOFTMIG_EXIT_FAILED;
-	bool present = access(node->library, F_OK) == 0;
-	if (present && !softmig_file_equal(source, node->library))
-		return softmig_cli_fail(self, "%s is another version; softmig update replaces it", node->library);
+	bool present = access(node->installed, F_OK) == 0;
+	if (present && !softmig_file_equal(source, node->installed))
+		return softmig_cli_fail(self, "%s is another version; softmig update replaces it", node->installed);
 	if (make_directories(node) != SOFTMIG_EXIT_OK)
 		return SOFTMIG_EXIT_FAILED;
 	if (!present && softmig_node_place(self, node, source) != SOFTMIG_EXIT_OK)
 		return SOFTMIG_EXIT_FAILED;
 	printf(present ? "%s is installed already.\n" : "Installed %s. No program loads it yet; softmig enable does that.\n",
-	       node->library);
+	       node->installed);
 	return SOFTMIG_EXIT_OK;
 }
 
 static int run(int argc, char **argv)
 {
-	struct softmig_node node;
-	int status = softmig_node_begin(self, argc, argv, true, &node);
-	if (status >= 0)
-		return status;
-	status = install(&node);
-	softmig_node_end(&node);
-	return status;
+	return softmig_node_command(self, argc, argv, true, install);
 }
 
 const struct softmig_verb softmig_verb_install = {

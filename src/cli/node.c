@@ -29,7 +29,7 @@ void softmig_node_at(struct softmig_node *node, const char *root, const char *di
 		node->root[length - 1] = '\0';
 	join(node->entry, directory, "/" SOFTMIG_LIBRARY_NAME);
 	join(node->directory, node->root, directory);
-	join(node->library, node->directory, "/" SOFTMIG_LIBRARY_NAME);
+	join(node->installed, node->directory, "/" SOFTMIG_LIBRARY_NAME);
 	join(node->second_name, node->directory, "/" SOFTMIG_LIBRARY_SECOND_NAME);
 	join(node->preload, node->root, "/etc/ld.so.preload");
 	join(node->state, node->root, SOFTMIG_STATE_DIR);
@@ -51,7 +51,8 @@ static int take_lock(const struct softmig_verb *verb, struct softmig_node *node)
 	return -1;
 }
 
-int softmig_node_begin(const struct softmig_verb *verb, int argc, char **argv, bool with_source, struct softmig_node *node)
+// -1 to go on, else the exit status to return now.
+static int begin(const struct softmig_verb *verb, int argc, char **argv, bool with_source, struct softmig_node *node)
 {
 	const struct option options[] = {
 		{ "root", required_argument, NULL, 'r' },
@@ -90,11 +91,22 @@ int softmig_node_begin(const struct softmig_verb *verb, int argc, char **argv, b
 	return take_lock(verb, node);
 }
 
-void softmig_node_end(struct softmig_node *node)
+static void end(struct softmig_node *node)
 {
 	if (node->lock >= 0)
 		close(node->lock);
 	node->lock = -1;
+}
+
+int softmig_node_command(const struct softmig_verb *verb, int argc, char **argv, bool with_source, int (*act)(struct softmig_node *node))
+{
+	struct softmig_node node;
+	int status = begin(verb, argc, argv, with_source, &node);
+	if (status >= 0)
+		return status;
+	status = act(&node);
+	end(&node);
+	return status;
 }
 
 const char *softmig_node_source(const struct softmig_verb *verb, struct softmig_node *node)
@@ -112,19 +124,19 @@ const char *softmig_node_source(const struct softmig_verb *verb, struct softmig_
 int softmig_node_place(const struct softmig_verb *verb, const struct softmig_node *node, const char *source)
 {
 	char staged[PATH_MAX], why[512];
-	int error = softmig_file_stage(source, node->library, 0644, staged);
+	int error = softmig_file_stage(source, node->installed, 0644, staged);
 	if (error)
 		return softmig_cli_fail(verb, "%s cannot be copied to %s: %s", source, node->directory, strerror(error));
 	if (!softmig_trial(staged, !*node->root, why, sizeof why)) {
 		unlink(staged);
 		return softmig_cli_fail(verb, "nothing was changed, because the library %s failed its trial: %s", source, why);
 	}
-	error = softmig_file_commit(staged, node->library);
+	error = softmig_file_commit(staged, node->installed);
 	struct stat other;
 	if (!error && lstat(node->second_name, &other) != 0) // one that is there may be somebody else's
 		error = softmig_file_link(SOFTMIG_LIBRARY_NAME, node->second_name);
 	if (error)
-		return softmig_cli_fail(verb, "%s cannot be written: %s", node->library, strerror(error));
+		return softmig_cli_fail(verb, "%s cannot be written: %s", node->installed, strerror(error));
 	return SOFTMIG_EXIT_OK;
 }
 
@@ -142,7 +154,7 @@ static bool is_ours_by_lib(const struct softmig_node *node, const char *entry)
 	for (size_t i = 0; token && i < sizeof values / sizeof values[0]; i++) {
 		char path[2 * PATH_MAX];
 		snprintf(path, sizeof path, "%s%.*s%s%s", node->root, (int)(token - entry), entry, values[i], token + strlen("$LIB"));
-		if (same_file(path, node->library))
+		if (same_file(path, node->installed))
 			return true;
 	}
 	return false;
@@ -152,7 +164,7 @@ bool softmig_node_is_ours(const struct softmig_node *node, const char *entry)
 {
 	char path[PATH_MAX];
 	join(path, node->root, entry);
-	return strcmp(entry, node->entry) == 0 || same_file(path, node->library) || is_ours_by_lib(node, entry);
+	return strcmp(entry, node->entry) == 0 || same_file(path, node->installed) || is_ours_by_lib(node, entry);
 }
 
 int softmig_node_read_preload(const struct softmig_verb *verb, const struct softmig_node *node, struct softmig_file *file)

@@ -13,7 +13,7 @@ struct softmig_node {
 	char root[PATH_MAX];         // "" for this system, else the scratch root without a slash at the end
 	char entry[PATH_MAX];        // the library as programs of the node name it
 	char directory[PATH_MAX];    // the library's, seen from here (so are all below)
-	char library[PATH_MAX];
+	char installed[PATH_MAX];    // the library itself
 	char second_name[PATH_MAX];
 	char preload[PATH_MAX];
 	char state[PATH_MAX];
@@ -26,10 +26,9 @@ struct softmig_node {
 // The paths below root ("": this system) for a library in directory.
 void softmig_node_at(struct softmig_node *node, const char *root, const char *directory);
 
-// Options --root and --directory, with_source also --library; then takes the lock that keeps two softmigs apart. Returns -1 to go
-// on, else the exit status to return now: help was printed, usage is wrong, the caller is not root.
-int softmig_node_begin(const struct softmig_verb *verb, int argc, char **argv, bool with_source, struct softmig_node *node);
-void softmig_node_end(struct softmig_node *node);
+// A verb from its options to its exit status: --root and --directory, with_source also --library; then act, under the lock that keeps
+// two softmigs apart. Returns act's status, or that of help, of wrong usage, of a caller who is not root.
+int softmig_node_command(const struct softmig_verb *verb, int argc, char **argv, bool with_source, int (*act)(struct softmig_node *node));
 
 // The source to install: --library, else the one that came with this softmig. NULL: there is none, and it has been said.
 const char *softmig_node_source(const struct softmig_verb *verb, struct softmig_node *node);
@@ -47,7 +46,7 @@ int softmig_node_disable(const struct softmig_verb *verb, const struct softmig_n
 // How many limit files there are: jobs that live in slices now.
 int softmig_node_slices(const struct softmig_node *node);
 
-// The lines of help that the options of softmig_node_begin need.
+// The lines of help that the options of softmig_node_command need.
 #define SOFTMIG_NODE_HELP \
 	"  --root DIR        work on the system below DIR instead of this one (to prepare an image)\n" \
 	"  --directory DIR   where the library lives on the node (default " SOFTMIG_LIBRARY_DIR ")\n"

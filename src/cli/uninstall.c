@@ -20,10 +20,10 @@ static int remove_files(const struct softmig_node *node)
 {
 	// A libvgpu.so of somebody else's in the same directory is none of our business.
 	const char *failed = node->second_name;
-	int error = same_file(node->second_name, node->library) ? softmig_file_remove(node->second_name) : 0;
+	int error = same_file(node->second_name, node->installed) ? softmig_file_remove(node->second_name) : 0;
 	if (!error) {
-		failed = node->library;
-		error = softmig_file_remove(node->library);
+		failed = node->installed;
+		error = softmig_file_remove(node->installed);
 	}
 	if (error)
 		return softmig_cli_fail(self, "%s cannot be removed: %s", failed, strerror(error));
@@ -34,10 +34,10 @@ static int remove_files(const struct softmig_node *node)
 	return SOFTMIG_EXIT_OK;
 }
 
-static int uninstall(const struct softmig_node *node)
+static int uninstall(struct softmig_node *node)
 {
 	bool was_enabled;
-	bool was_installed = access(node->library, F_OK) == 0;
+	bool was_installed = access(node->installed, F_OK) == 0;
 	if (softmig_node_disable(self, node, &was_enabled) != SOFTMIG_EXIT_OK)
 		return SOFTMIG_EXIT_FAILED;
 	if (was_enabled && !*node->root) // a program that has read the entry a moment ago has yet to open the library
@@ -54,13 +54,7 @@ static int uninstall(const struct softmig_node *node)
 
 static int run(int argc, char **argv)
 {
-	struct softmig_node node;
-	int status = softmig_node_begin(self, argc, argv, false, &node);
-	if (status >= 0)
-		return status;
-	status = uninstall(&node);
-	softmig_node_end(&node);
-	return status;
+	return softmig_node_command(self, argc, argv, false, uninstall);
 }
 
 const struct softmig_verb softmig_verb_uninstall = {

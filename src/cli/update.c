@@ -16,25 +16,19 @@ static int update(struct softmig_node *node)
 	const char *source = softmig_node_source(self, node);
 	if (!source)
 		return SOFTMIG_EXIT_FAILED;
-	if (access(node->library, F_OK) != 0)
-		return softmig_cli_fail(self, "%s: %s; run softmig install first", node->library, strerror(errno));
-	bool same = softmig_file_equal(source, node->library);
+	if (access(node->installed, F_OK) != 0)
+		return softmig_cli_fail(self, "%s: %s; run softmig install first", node->installed, strerror(errno));
+	bool same = softmig_file_equal(source, node->installed);
 	if (!same && softmig_node_place(self, node, source) != SOFTMIG_EXIT_OK)
 		return SOFTMIG_EXIT_FAILED;
 	printf(same ? "%s is this version already.\n" : "Updated %s. Running programs keep the version they started with.\n",
-	       node->library);
+	       node->installed);
 	return SOFTMIG_EXIT_OK;
 }
 
 static int run(int argc, char **argv)
 {
-	struct softmig_node node;
-	int status = softmig_node_begin(self, argc, argv, true, &node);
-	if (status >= 0)
-		return status;
-	status = update(&node);
-	softmig_node_end(&node);
-	return status;
+	return softmig_node_command(self, argc, argv, true, update);
 }
 
 const struct softmig_verb softmig_verb_update = {

@@ -3,20 +3,11 @@
 #include <string.h>
 
 #include "fuzz.h"
+#include "fuzz_input.h"
 #include "slice/format.h"
 
 #pragma clang diagnostic ignored "-Wformat-nonliteral"
 #pragma clang diagnostic ignored "-Wformat-security"
-
-static const uint8_t *input;
-static size_t left;
-
-static unsigned next(void) {
-	if (left == 0)
-		return 0;
-	left--;
-	return *input++;
-}
 
 static uint64_t next_number(void) {
 	uint64_t number = 0;

@@ -9,29 +9,13 @@
 #include <unistd.h>
 
 #include "fuzz.h"
+#include "fuzz_input.h"
 #include "slice/ledger.h"
 
 #define STEPS 24
 
 static char path[64];
 static struct softmig_ledger_file copy;
-static const uint8_t *input;
-static size_t left;
-
-static unsigned next(void) {
-	if (left == 0)
-		return 0;
-	left--;
-	return *input++;
-}
-
-static uint64_t next_word(void) {
-	uint64_t word = 0;
-	for (int i = 0; i < 8; i++)
-		word = word << 8 | next();
-	return word;
-}
-
 static void remove_file(void) {
 	unlink(path);
 }

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "fuzz.h"
+#include "fuzz_input.h"
 #include "slice/gate.h"
 
 #define MS      UINT64_C(1000000)
@@ -13,23 +14,6 @@
 // at 0.9 % of the time per point of weight: 6.7 s at a weight of 1 beside 32 others. Tokens of a share of 1 % take 0.2
 // s more.
 #define PATIENCE_NS (12000 * MS)
-
-static const uint8_t *input;
-static size_t left;
-
-static unsigned next(void) {
-	if (left == 0)
-		return 0;
-	left--;
-	return *input++;
-}
-
-static uint64_t next_word(void) {
-	uint64_t word = 0;
-	for (int i = 0; i < 8; i++)
-		word = word << 8 | next();
-	return word;
-}
 
 static struct softmig_turn_page own;
 static struct softmig_turn turn;
