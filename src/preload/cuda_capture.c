@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the meter has to know of streams: whether any is being captured, and which are no more. Owns: the hooks. While nothing is
+// What the meter has to know of streams: whether any is being captured, and what is recorded in them. Owns: the hooks. While nothing is
 // captured, launches need not ask the driver whether their stream is.
 #include "preload/hook.h"
 #include "preload/meter.h"
@@ -63,18 +63,6 @@ CUresult hook_cuStreamEndCapture(CUstream hStream, CUgraph *phGraph)
 CUresult hook_cuStreamEndCapture_ptsz(CUstream hStream, CUgraph *phGraph)
 {
 	END(DRIVER(cuStreamEndCapture_ptsz)(hStream, phGraph));
-}
-
-CUresult hook_cuStreamDestroy(CUstream hStream)
-{
-	softmig_meter_stream_gone(hStream);
-	return DRIVER(cuStreamDestroy)(hStream);
-}
-
-CUresult hook_cuStreamDestroy_v2(CUstream hStream)
-{
-	softmig_meter_stream_gone(hStream);
-	return DRIVER(cuStreamDestroy_v2)(hStream);
 }
 
 CUresult hook_cuEventRecord(CUevent hEvent, CUstream hStream)

@@ -37,13 +37,20 @@ uint64_t softmig_context_cost_bytes(const struct softmig_gpu *gpu)
 	return bytes <= 16 * UNKNOWN_COST_BYTES ? softmig_granules(bytes) : 0;
 }
 
+// A process's first context brings its headroom. 0: nobody knows.
+static uint64_t cost_to_reserve(const struct softmig_gpu *gpu)
+{
+	uint64_t bytes = softmig_context_cost_bytes(gpu);
+	return bytes == 0 || atomic_load(&gpu->contexts) != 0 ? bytes : bytes + SOFTMIG_HEADROOM_BYTES;
+}
+
 static CUresult reserve_unknown(struct creation *creation)
 {
 	struct timespec pause = {.tv_nsec = 5000000};
 
 	for (int i = 0; i < 2000; i++) {
 		uint64_t limit = softmig_gpu_limit_bytes(creation->gpu), used = softmig_gpu_used_bytes(creation->gpu);
-		uint64_t bytes = softmig_context_cost_bytes(creation->gpu);
+		uint64_t bytes = cost_to_reserve(creation->gpu);
 		if (bytes == 0)
 			bytes = limit > used && limit - used < UNKNOWN_COST_BYTES ? limit - used : UNKNOWN_COST_BYTES;
 		if (softmig_ledger_reserve(softmig_ledger_now(), creation->gpu->ledger, SOFTMIG_LEDGER_OVERHEAD, bytes,
@@ -72,7 +79,7 @@ static CUresult begin(struct creation *creation, CUdevice device)
 		return CUDA_ERROR_DEVICE_UNAVAILABLE;
 	}
 	softmig_gpu_enter(gpu);
-	uint64_t cost = softmig_context_cost_bytes(gpu);
+	uint64_t cost = cost_to_reserve(gpu);
 	CUresult result = CUDA_SUCCESS;
 	if (cost == 0)
 		result = reserve_unknown(creation);
@@ -119,8 +126,9 @@ static bool end(struct creation *creation, CUresult result, CUcontext context)
 		// NVML does not show this process: what was reserved stands for the context, made plausible if nobody knew better.
 		if (softmig_context_cost_bytes(gpu) == 0) {
 			learn_cost(gpu, BLIND_COST_BYTES);
-			if (creation->reserved_bytes > BLIND_COST_BYTES)
-				softmig_uncharge(gpu, SOFTMIG_LEDGER_OVERHEAD, creation->reserved_bytes - BLIND_COST_BYTES);
+			if (creation->reserved_bytes > BLIND_COST_BYTES + SOFTMIG_HEADROOM_BYTES)
+				softmig_uncharge(gpu, SOFTMIG_LEDGER_OVERHEAD,
+				                 creation->reserved_bytes - BLIND_COST_BYTES - SOFTMIG_HEADROOM_BYTES);
 		}
 		return true;
 	}
@@ -144,7 +152,8 @@ static void gone(struct softmig_gpu *gpu, CUcontext context)
 	softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, blocks * SOFTMIG_GRANULE_BYTES);
 	softmig_local_forget(gpu);
 	if (atomic_load(&gpu->nvml_blind))
-		softmig_uncharge(gpu, SOFTMIG_LEDGER_OVERHEAD, softmig_context_cost_bytes(gpu));
+		softmig_uncharge(gpu, SOFTMIG_LEDGER_OVERHEAD,
+		                 softmig_context_cost_bytes(gpu) + (count <= 1 ? SOFTMIG_HEADROOM_BYTES : 0));
 }
 
 #define CREATE(device, pctx, call) \

@@ -5,7 +5,10 @@
 // Nodes get their addresses when they are added, and share addresses where one is freed before the other is allocated, so a
 // graph takes at most the 32 MiB chunks of address space that its nodes touch. A launch reserves them, calls, reads what
 // the pool really has (20 ns), gives back the rest. A graph launched again in the same stream finds its memory still there, and
-// graphs of one stream share theirs: where the slice is nearly full, what is there already is not asked for twice.
+// graphs of one stream share theirs: where the slice is nearly full, what is there already is not asked for twice. That holds while every
+// graph frees what it allocates: one that leaves memory allocated takes it away from those before it.
+//
+// Graphs themselves are on the GPU too: their nodes, made at the instantiation or the first launch or upload.
 #include "preload/cuda_graph_memory.h"
 
 #include <errno.h>
@@ -19,6 +22,10 @@
 #include "preload/track.h"
 
 #define CHUNK_BYTES (32ull << 20)
+// Measured: 2.7 KiB for each node of a graph of 3000 kernels, 3.3 KiB of one of 100; 2 MiB for 18 graphs of one.
+#define NODE_BYTES 4096ull
+// In a GRAPH entry's count, beside the next GPU's number.
+#define KEEPS (1u << 31)
 enum { DEEPEST = 16, STREAMS = 16 };
 
 // A device's pool. All zero: nothing charged, and what a forked child finds.
@@ -35,6 +42,8 @@ struct pool {
 static struct softmig_private private_pools;
 // Executable graphs with memory nodes, ever: while there is none, a launch costs nothing.
 static _Atomic bool any;
+// Executable graphs that were not launched yet.
+static _Atomic uint32_t fresh;
 
 static struct pool *pool_of(const struct softmig_gpu *gpu)
 {
@@ -133,6 +142,7 @@ struct span {
 struct spans {
 	struct span *at; // scratch memory
 	size_t count, room;
+	size_t nodes, frees; // of all kinds; of memory
 	bool failed;
 };
 
@@ -176,14 +186,18 @@ static void walk(struct spans *spans, CUgraph graph, int depth)
 	size_t got = count;
 	if (DRIVER(cuGraphGetNodes)(graph, nodes, &got) != CUDA_SUCCESS)
 		got = 0;
+	spans->nodes += got;
 	for (size_t i = 0; i < got && i < count; i++) {
 		CUDA_MEM_ALLOC_NODE_PARAMS params;
 		CUgraphNodeType type;
 		CUgraph child;
 		if (DRIVER(cuGraphNodeGetType)(nodes[i], &type) != CUDA_SUCCESS)
 			continue;
-		if (type == CU_GRAPH_NODE_TYPE_MEM_ALLOC && DRIVER(cuGraphMemAllocNodeGetParams)(nodes[i], &params) == CUDA_SUCCESS)
+		if (type == CU_GRAPH_NODE_TYPE_MEM_ALLOC && SOFTMIG_HAS(cuGraphMemAllocNodeGetParams) &&
+		    DRIVER(cuGraphMemAllocNodeGetParams)(nodes[i], &params) == CUDA_SUCCESS)
 			add_span(spans, &params);
+		else if (type == CU_GRAPH_NODE_TYPE_MEM_FREE)
+			spans->frees++;
 		else if (type == CU_GRAPH_NODE_TYPE_GRAPH && DRIVER(cuGraphChildGraphNodeGetGraph)(nodes[i], &child) == CUDA_SUCCESS)
 			walk(spans, child, depth + 1);
 	}
@@ -229,91 +243,148 @@ static uint64_t key_of(CUgraphExec exec, int gpu)
 	return (uint64_t)(uintptr_t)exec ^ (uint64_t)(gpu + 1) << 56;
 }
 
+// -1: it has memory on no other.
+static int next_gpu(const struct softmig_track_entry *graph)
+{
+	return (int)(graph->count & ~KEEPS) - 1;
+}
+
 static void forget_exec(CUgraphExec exec)
 {
 	struct softmig_track_entry entry;
 	uint64_t key = (uint64_t)(uintptr_t)exec;
 
-	while (atomic_load(&any) && softmig_track_remove(SOFTMIG_TRACK_GRAPH, key, &entry) && entry.count != 0)
-		key = key_of(exec, (int)entry.count - 1);
+	while (atomic_load(&any) && softmig_track_remove(SOFTMIG_TRACK_GRAPH, key, &entry) && next_gpu(&entry) >= 0)
+		key = key_of(exec, next_gpu(&entry));
 }
 
-// False: no memory to record it in.
-static bool note_exec(CUgraphExec exec, CUgraph graph)
+// Its nodes may come to the GPU with the first launch. False: no memory to record it in.
+static bool note_fresh(CUgraphExec exec, uint64_t bytes)
 {
-	struct spans spans = {0};
+	struct softmig_track_entry old, entry = {.kind = SOFTMIG_TRACK_OTHER, .key = (uint64_t)(uintptr_t)exec, .more = bytes};
+
+	if (!softmig_track_swap(&entry, &old))
+		return false;
+	if (old.kind == SOFTMIG_TRACK_FREE)
+		atomic_fetch_add(&fresh, 1);
+	return true;
+}
+
+static bool take_fresh(CUgraphExec exec, uint64_t *bytes)
+{
+	struct softmig_track_entry entry;
+
+	if (atomic_load_explicit(&fresh, memory_order_relaxed) == 0 ||
+	    !softmig_track_remove(SOFTMIG_TRACK_OTHER, (uint64_t)(uintptr_t)exec, &entry))
+		return false;
+	atomic_fetch_sub(&fresh, 1);
+	*bytes = entry.more;
+	return true;
+}
+
+// Records an executable graph, walked before, and ends with the spans. False: no memory to record it in.
+static bool note_exec(CUgraphExec exec, struct spans *spans)
+{
 	struct softmig_track_entry next = {0};
 	bool noted = true;
 
 	forget_exec(exec);
-	if (!SOFTMIG_HAS(cuGraphMemAllocNodeGetParams))
-		return true;
-	walk(&spans, graph, 0);
-	sort(spans.at, spans.count);
-	for (size_t i = spans.count; i > 0 && noted;) {
+	sort(spans->at, spans->count);
+	for (size_t i = spans->count; i > 0 && noted;) {
 		// From the back, GPU by GPU; the one that ends up last is the chain's head.
-		struct softmig_gpu *gpu = spans.at[i - 1].gpu;
+		struct softmig_gpu *gpu = spans->at[i - 1].gpu;
 		uint64_t chunks = 0, upto = UINT64_MAX;
 		size_t first = i;
-		while (first > 0 && spans.at[first - 1].gpu == gpu)
+		while (first > 0 && spans->at[first - 1].gpu == gpu)
 			first--;
 		for (size_t j = first; j < i; j++) {
-			uint64_t from = j > first && spans.at[j].first < upto ? upto : spans.at[j].first;
-			if (spans.at[j].end > from)
-				chunks += spans.at[j].end - from;
-			if (j == first || spans.at[j].end > upto)
-				upto = spans.at[j].end;
+			uint64_t from = j > first && spans->at[j].first < upto ? upto : spans->at[j].first;
+			if (spans->at[j].end > from)
+				chunks += spans->at[j].end - from;
+			if (j == first || spans->at[j].end > upto)
+				upto = spans->at[j].end;
 		}
 		struct softmig_track_entry entry = {.kind = SOFTMIG_TRACK_GRAPH,
 		                                    .key = first == 0 ? (uint64_t)(uintptr_t)exec : key_of(exec, gpu->ledger),
 		                                    .bytes = chunks > UINT64_MAX / CHUNK_BYTES ? UINT64_MAX : chunks * CHUNK_BYTES,
-		                                    .count = next.kind == SOFTMIG_TRACK_FREE ? 0 : (uint32_t)next.gpu + 1,
+		                                    .count = (next.kind == SOFTMIG_TRACK_FREE ? 0 : (uint32_t)next.gpu + 1) |
+		                                             (spans->frees < spans->count ? KEEPS : 0),
 		                                    .gpu = (uint8_t)gpu->ledger};
 		noted = softmig_track_add(&entry);
 		next = entry;
 		i = first;
 	}
-	noted &= !spans.failed;
-	if (spans.count > 0)
+	noted &= !spans->failed;
+	if (spans->count > 0)
 		atomic_store(&any, true);
-	softmig_scratch_free(spans.at, spans.room * sizeof(*spans.at));
+	softmig_scratch_free(spans->at, spans->room * sizeof(*spans->at));
 	return noted;
 }
 
-// Instantiated: its memory nodes are known now; its code is on the GPU, of no size known before.
-static CUresult instantiated(CUresult result, const CUgraphExec *exec, CUgraph graph)
-{
-	struct softmig_gpu *gpu = softmig_gpu_current();
+// The three moves of an instantiation. Afterwards its memory nodes are known, and its other nodes are on the GPU or to come there.
+struct making {
+	struct spans spans;
+	struct softmig_unasked unasked;
+	uint64_t nodes_bytes;
+};
 
-	if (result != CUDA_SUCCESS)
+static bool make_begin(struct making *making, CUgraph graph)
+{
+	*making = (struct making){0};
+	walk(&making->spans, graph, 0);
+	making->nodes_bytes = SOFTMIG_GRANULE_BYTES + softmig_granules(making->spans.nodes * NODE_BYTES);
+	if (softmig_unasked_begin(&making->unasked, softmig_gpu_current(), making->nodes_bytes, "graph"))
+		return true;
+	softmig_scratch_free(making->spans.at, making->spans.room * sizeof(*making->spans.at));
+	return false;
+}
+
+static CUresult make_end(struct making *making, CUresult result, const CUgraphExec *exec)
+{
+	struct softmig_gpu *gpu = making->unasked.gpu;
+
+	softmig_unasked_end(&making->unasked);
+	if (result != CUDA_SUCCESS) {
+		softmig_scratch_free(making->spans.at, making->spans.room * sizeof(*making->spans.at));
 		return result;
-	uint64_t overhead = gpu == NULL ? 0 : softmig_gpu_overhead_bytes(gpu);
-	if (gpu != NULL)
-		softmig_settle(gpu);
-	bool over = gpu != NULL && softmig_gpu_overhead_bytes(gpu) > overhead &&
-	            softmig_gpu_used_bytes(gpu) > softmig_gpu_limit_bytes(gpu);
-	if (!over && note_exec(*exec, graph))
+	}
+	if (note_exec(*exec, &making->spans) && note_fresh(*exec, making->nodes_bytes))
 		return CUDA_SUCCESS;
-	DRIVER(cuGraphExecDestroy)(*exec);
+	hook_cuGraphExecDestroy(*exec);
 	if (gpu != NULL)
 		softmig_settle(gpu);
 	return CUDA_ERROR_OUT_OF_MEMORY;
 }
 
+#define MAKE(exec, graph, call) \
+	do { \
+		struct making making; \
+		if (!make_begin(&making, (graph))) \
+			return CUDA_ERROR_OUT_OF_MEMORY; \
+		CUresult result = (call); \
+		return make_end(&making, result, (exec)); \
+	} while (0)
+
 CUresult hook_cuGraphInstantiate(CUgraphExec *phGraphExec, CUgraph hGraph, CUgraphNode *phErrorNode, char *logBuffer, size_t bufferSize)
 {
-	return instantiated(DRIVER(cuGraphInstantiate)(phGraphExec, hGraph, phErrorNode, logBuffer, bufferSize), phGraphExec, hGraph);
+	MAKE(phGraphExec, hGraph, DRIVER(cuGraphInstantiate)(phGraphExec, hGraph, phErrorNode, logBuffer, bufferSize));
 }
 
 CUresult hook_cuGraphInstantiate_v2(CUgraphExec *phGraphExec, CUgraph hGraph, CUgraphNode *phErrorNode, char *logBuffer,
                                     size_t bufferSize)
 {
-	return instantiated(DRIVER(cuGraphInstantiate_v2)(phGraphExec, hGraph, phErrorNode, logBuffer, bufferSize), phGraphExec, hGraph);
+	MAKE(phGraphExec, hGraph, DRIVER(cuGraphInstantiate_v2)(phGraphExec, hGraph, phErrorNode, logBuffer, bufferSize));
 }
 
 CUresult hook_cuGraphInstantiateWithFlags(CUgraphExec *phGraphExec, CUgraph hGraph, unsigned long long flags)
 {
-	return instantiated(DRIVER(cuGraphInstantiateWithFlags)(phGraphExec, hGraph, flags), phGraphExec, hGraph);
+	MAKE(phGraphExec, hGraph, DRIVER(cuGraphInstantiateWithFlags)(phGraphExec, hGraph, flags));
+}
+
+static CUresult make_with_params(CUgraphExec *exec, CUgraph graph, CUDA_GRAPH_INSTANTIATE_PARAMS *params,
+                                 CUresult (*call)(CUgraphExec *, CUgraph, CUDA_GRAPH_INSTANTIATE_PARAMS *))
+{
+	MAKE(exec, graph, call(exec, graph, params));
 }
 
 // May upload the graph as it makes it, and so give it memory: a graph with memory nodes is made without, and uploaded by our own hook.
@@ -324,14 +395,14 @@ static CUresult with_params(CUgraphExec *exec, CUgraph graph, CUDA_GRAPH_INSTANT
 	struct spans spans = {0};
 
 	if (params == NULL || !(params->flags & CUDA_GRAPH_INSTANTIATE_FLAG_UPLOAD))
-		return instantiated(call(exec, graph, params), exec, graph);
+		return make_with_params(exec, graph, params, call);
 	walk(&spans, graph, 0);
 	bool has_memory = spans.count > 0;
 	softmig_scratch_free(spans.at, spans.room * sizeof(*spans.at));
 	if (!has_memory)
-		return instantiated(call(exec, graph, params), exec, graph);
+		return make_with_params(exec, graph, params, call);
 	params->flags &= ~(cuuint64_t)CUDA_GRAPH_INSTANTIATE_FLAG_UPLOAD;
-	CUresult result = instantiated(call(exec, graph, params), exec, graph);
+	CUresult result = make_with_params(exec, graph, params, call);
 	params->flags |= CUDA_GRAPH_INSTANTIATE_FLAG_UPLOAD;
 	if (result == CUDA_SUCCESS) {
 		result = upload(*exec, params->hUploadStream);
@@ -354,7 +425,9 @@ CUresult hook_cuGraphInstantiateWithParams_ptsz(CUgraphExec *phGraphExec, CUgrap
 
 CUresult hook_cuGraphExecDestroy(CUgraphExec hGraphExec)
 {
+	uint64_t bytes;
 	forget_exec(hGraphExec);
+	take_fresh(hGraphExec, &bytes);
 	return DRIVER(cuGraphExecDestroy)(hGraphExec);
 }
 
@@ -364,8 +437,11 @@ static CUresult updated(CUresult result, CUgraphExec exec, CUgraph graph)
 	struct softmig_track_entry entry;
 
 	if (result == CUDA_SUCCESS && atomic_load(&any) &&
-	    softmig_track_find(SOFTMIG_TRACK_GRAPH, (uint64_t)(uintptr_t)exec, &entry))
-		note_exec(exec, graph);
+	    softmig_track_find(SOFTMIG_TRACK_GRAPH, (uint64_t)(uintptr_t)exec, &entry)) {
+		struct spans spans = {0};
+		walk(&spans, graph, 0);
+		note_exec(exec, &spans);
+	}
 	return result;
 }
 
@@ -413,6 +489,8 @@ static bool ask(const struct softmig_track_entry *graph, struct softmig_gpu *gpu
 	*held_bytes = graph->bytes;
 	if (softmig_charge_if_room(gpu, SOFTMIG_LEDGER_TRACKED, *held_bytes))
 		return true;
+	if (graph->count & KEEPS)
+		return softmig_charge(gpu, SOFTMIG_LEDGER_TRACKED, *held_bytes, "graph memory");
 	if (graph->more == place_now(pool, stream)) {
 		*held_bytes = 0;
 		return true;
@@ -435,6 +513,10 @@ static void tell(struct softmig_track_entry *graph, struct softmig_gpu *gpu, str
 	refresh(gpu, pool, held_bytes, false);
 	if (!launched)
 		return;
+	if (graph->count & KEEPS) {
+		shake(pool);
+		return;
+	}
 	lock(pool);
 	uint64_t *most = had(pool, stream);
 	*most = *most > graph->bytes ? *most : graph->bytes;
@@ -446,7 +528,15 @@ static void tell(struct softmig_track_entry *graph, struct softmig_gpu *gpu, str
 	}
 }
 
-CUresult softmig_graph_memory_launch(CUgraphExec exec, CUstream stream, bool per_thread, CUresult (*call)(CUgraphExec, CUstream))
+// A stream is gone, and its handle may be another's: that one's graphs had nothing yet.
+void softmig_graph_memory_stream_gone(struct softmig_gpu *gpu)
+{
+	struct pool *pool = atomic_load_explicit(&any, memory_order_relaxed) ? pool_of(gpu) : NULL;
+	if (pool != NULL)
+		shake(pool);
+}
+
+static CUresult launch(CUgraphExec exec, CUstream stream, bool per_thread, CUresult (*call)(CUgraphExec, CUstream))
 {
 	struct softmig_track_entry graphs[SOFTMIG_MAX_GPUS];
 	uint64_t held_bytes[SOFTMIG_MAX_GPUS], number = stream_number(stream, per_thread), key = (uint64_t)(uintptr_t)exec;
@@ -456,10 +546,10 @@ CUresult softmig_graph_memory_launch(CUgraphExec exec, CUstream stream, bool per
 	if (!atomic_load_explicit(&any, memory_order_relaxed))
 		return call(exec, stream);
 	while (count < SOFTMIG_MAX_GPUS && softmig_track_find(SOFTMIG_TRACK_GRAPH, key, &graphs[count]))
-		if (graphs[count++].count == 0)
+		if (next_gpu(&graphs[count++]) < 0)
 			break;
 		else
-			key = key_of(exec, (int)graphs[count - 1].count - 1);
+			key = key_of(exec, next_gpu(&graphs[count - 1]));
 	// A launch into a capturing stream becomes part of another graph: memory comes with that one's launch.
 	if (count == 0 || softmig_stream_is_capturing(stream, per_thread))
 		return call(exec, stream);
@@ -483,6 +573,24 @@ CUresult softmig_graph_memory_launch(CUgraphExec exec, CUstream stream, bool per
 			tell(&graphs[i], gpu, pool, number, held_bytes[i], result == CUDA_SUCCESS);
 		softmig_gpu_leave(gpu);
 	}
+	return result;
+}
+
+CUresult softmig_graph_memory_launch(CUgraphExec exec, CUstream stream, bool per_thread, CUresult (*call)(CUgraphExec, CUstream))
+{
+	struct softmig_unasked unasked;
+	uint64_t nodes_bytes;
+
+	if (!take_fresh(exec, &nodes_bytes))
+		return launch(exec, stream, per_thread, call);
+	if (!softmig_unasked_begin(&unasked, softmig_gpu_of_stream(stream, per_thread), nodes_bytes, "graph")) {
+		note_fresh(exec, nodes_bytes);
+		return CUDA_ERROR_OUT_OF_MEMORY;
+	}
+	CUresult result = launch(exec, stream, per_thread, call);
+	if (result != CUDA_SUCCESS)
+		note_fresh(exec, nodes_bytes);
+	softmig_unasked_end(&unasked);
 	return result;
 }
 

@@ -15,7 +15,7 @@
 #include "preload/uuid.h"
 #include "slice/log.h"
 
-enum { MAX_DEVICES = 64, SETTLE_EVERY_NS = 500000000, USUAL_PROCESSES = 128, MOST_PROCESSES = 65536 };
+enum { MAX_DEVICES = 64, SETTLE_EVERY_NS = 500000000, SETTLE_AGAIN_NS = 5000000, USUAL_PROCESSES = 128, MOST_PROCESSES = 65536 };
 
 static struct softmig_gpu gpus[SOFTMIG_MAX_GPUS];
 // CUDA device number -> ledger index + 1; 0: not asked yet.
@@ -219,12 +219,47 @@ static bool lower_overhead(struct softmig_gpu *gpu, uint64_t seen, uint64_t now,
 	return atomic_load(&gpu->activity) == seen && softmig_ledger_swap_overhead(softmig_ledger_now(), gpu->ledger, now, overhead);
 }
 
+static uint64_t headroom_wanted(const struct softmig_gpu *gpu)
+{
+	return atomic_load_explicit(&gpu->contexts, memory_order_acquire) == 0 ? 0 : SOFTMIG_HEADROOM_BYTES;
+}
+
+// Fills the headroom up, of which has_bytes are there: by all that it lacks, else by a granule.
+static void fill_headroom(struct softmig_gpu *gpu, uint64_t has_bytes)
+{
+	uint64_t wanted = headroom_wanted(gpu), lacks = wanted > has_bytes ? wanted - has_bytes : 0;
+
+	if (lacks != 0 && softmig_charge_if_room(gpu, SOFTMIG_LEDGER_OVERHEAD, lacks))
+		has_bytes = wanted;
+	else if (lacks > SOFTMIG_GRANULE_BYTES && softmig_charge_if_room(gpu, SOFTMIG_LEDGER_OVERHEAD, SOFTMIG_GRANULE_BYTES))
+		has_bytes += SOFTMIG_GRANULE_BYTES;
+	if (atomic_load_explicit(&gpu->headroom_bytes, memory_order_relaxed) != has_bytes)
+		atomic_store_explicit(&gpu->headroom_bytes, has_bytes, memory_order_relaxed);
+}
+
+// A process with a context, and less than a granule of headroom.
+static bool is_starved(const struct softmig_gpu *gpu)
+{
+	return atomic_load_explicit(&gpu->headroom_bytes, memory_order_relaxed) < SOFTMIG_GRANULE_BYTES &&
+	       atomic_load_explicit(&gpu->contexts, memory_order_relaxed) != 0 && !atomic_load_explicit(&gpu->nvml_blind, memory_order_relaxed);
+}
+
+// More came unasked than the headroom held.
+static void tell_if_above(const struct softmig_gpu *gpu, uint64_t bytes)
+{
+	uint64_t limit = softmig_gpu_limit_bytes(gpu), used = softmig_gpu_used_bytes(gpu);
+
+	if (used > limit)
+		softmig_log(SOFTMIG_LOG_WARN, "the driver took %llu bytes unasked; GPU %d stands at %llu of %llu", (unsigned long long)bytes,
+		            gpu->number, (unsigned long long)used, (unsigned long long)limit);
+}
+
 // own: calls of this thread that are counted as in flight. reserved_bytes: of the overhead, what this thread reserved for a call
 // that has been made.
 static uint64_t settle(struct softmig_gpu *gpu, uint64_t own, uint64_t reserved_bytes)
 {
 	struct softmig_ledger *ledger = softmig_ledger_now();
-	uint64_t bytes = 0, overhead = 0;
+	uint64_t bytes = 0, least = 0;
 	int kept = errno;
 
 	// A call in flight is charged before it is made and given back after: tracked may be ahead of the driver, never behind.
@@ -253,15 +288,29 @@ static uint64_t settle(struct softmig_gpu *gpu, uint64_t own, uint64_t reserved_
 			return 0;
 		}
 		atomic_store_explicit(&gpu->nvml_blind, false, memory_order_relaxed);
-		overhead = bytes > tracked ? bytes - tracked : 0;
-		overhead += softmig_local_outstanding(gpu, overhead);
-		if (quiet && lower_overhead(gpu, before, now, overhead))
+		least = bytes > tracked ? bytes - tracked : 0;
+		least += softmig_local_outstanding(gpu, least);
+		// What is charged already stays as headroom, up to what is wanted: what has grown has been granted before.
+		uint64_t most = least + headroom_wanted(gpu), charged = now < least ? least : now > most ? most : now;
+		if (quiet && lower_overhead(gpu, before, now, charged)) {
+			if (now < least)
+				tell_if_above(gpu, least - now);
+			fill_headroom(gpu, charged - least);
 			return bytes;
+		}
 	}
-	for (;;) { // never quiet: raise only, apart from this thread's own reservation
+	// Never quiet: raise only, apart from this thread's own reservation, and look again soon.
+	atomic_store_explicit(&gpu->settle_due_ns, coarse_now_ns() + SETTLE_AGAIN_NS, memory_order_relaxed);
+	for (;;) {
 		uint64_t now = softmig_gpu_overhead_bytes(gpu), without = now > reserved_bytes ? now - reserved_bytes : 0;
-		if (softmig_ledger_swap_overhead(ledger, gpu->ledger, now, overhead > without ? overhead : without))
-			return bytes;
+		uint64_t most = least + headroom_wanted(gpu), kept_bytes = without > most ? without : most;
+		uint64_t charged = now < least ? least : now > kept_bytes ? kept_bytes : now;
+		if (!softmig_ledger_swap_overhead(ledger, gpu->ledger, now, charged))
+			continue;
+		if (now < least)
+			tell_if_above(gpu, least - now);
+		fill_headroom(gpu, charged - least);
+		return bytes;
 	}
 }
 
@@ -306,16 +355,27 @@ bool softmig_charge_if_room(struct softmig_gpu *gpu, enum softmig_ledger_kind ki
 	return limit != 0 && softmig_ledger_reserve(softmig_ledger_now(), gpu->ledger, kind, bytes, limit == UINT64_MAX ? 0 : limit);
 }
 
+// A call that asks for memory may also make the driver take some for itself, which is not to be had without headroom.
+static bool charge_fed(struct softmig_gpu *gpu, enum softmig_ledger_kind kind, uint64_t bytes)
+{
+	return !is_starved(gpu) && softmig_charge_if_room(gpu, kind, bytes);
+}
+
 bool softmig_charge(struct softmig_gpu *gpu, enum softmig_ledger_kind kind, uint64_t bytes, const char *what)
 {
-	if (softmig_charge_if_room(gpu, kind, bytes))
+	if (charge_fed(gpu, kind, bytes))
 		return true;
 	if (softmig_gpu_limit_bytes(gpu) == 0)
 		return false;
+	if (is_starved(gpu)) {
+		settle(gpu, 1, 0);
+		if (charge_fed(gpu, kind, bytes))
+			return true;
+	}
 	softmig_pools_trim(gpu);
 	softmig_graph_memory_trim(gpu);
 	settle(gpu, 1, 0);
-	if (softmig_charge_if_room(gpu, kind, bytes))
+	if (charge_fed(gpu, kind, bytes))
 		return true;
 	softmig_log(SOFTMIG_LOG_WARN, "refused: %s of %llu bytes on GPU %d; the slice has %llu, used %llu", what,
 	            (unsigned long long)bytes, gpu->number, (unsigned long long)softmig_gpu_limit_bytes(gpu),
@@ -324,6 +384,33 @@ bool softmig_charge(struct softmig_gpu *gpu, enum softmig_ledger_kind kind, uint
 	softmig_ledger_count_refusal(softmig_ledger_now(), gpu->ledger);
 	softmig_oom_kill(gpu);
 	return false;
+}
+
+bool softmig_unasked_begin(struct softmig_unasked *unasked, struct softmig_gpu *gpu, uint64_t most_bytes, const char *what)
+{
+	*unasked = (struct softmig_unasked){gpu, most_bytes};
+	if (gpu == NULL)
+		return true;
+	softmig_gpu_enter(gpu);
+	if (softmig_charge_if_room(gpu, SOFTMIG_LEDGER_OVERHEAD, most_bytes))
+		return true;
+	unasked->reserved_bytes = 0;
+	if (atomic_load_explicit(&gpu->headroom_bytes, memory_order_relaxed) >= most_bytes)
+		return true;
+	if (softmig_charge(gpu, SOFTMIG_LEDGER_OVERHEAD, most_bytes, what)) {
+		unasked->reserved_bytes = most_bytes;
+		return true;
+	}
+	softmig_gpu_leave(gpu);
+	return false;
+}
+
+void softmig_unasked_end(const struct softmig_unasked *unasked)
+{
+	if (unasked->gpu == NULL)
+		return;
+	softmig_gpu_leave(unasked->gpu);
+	settle(unasked->gpu, 0, unasked->reserved_bytes);
 }
 
 void softmig_uncharge(struct softmig_gpu *gpu, enum softmig_ledger_kind kind, uint64_t bytes)

@@ -15,8 +15,13 @@
 
 // The driver takes device memory from the GPU in pieces of this size (docs/driver-facts.md).
 #define SOFTMIG_GRANULE_BYTES (2ull << 20)
-// Requests up to this size are sub-allocated from blocks of one granule.
-#define SOFTMIG_SMALL_BYTES (1ull << 20)
+// What the driver takes for itself it takes unasked, in such pieces, while the program calls for something else: memory for streams, graphs,
+// copies, its own code. So each process that has a context has so much more charged than NVML shows, and what comes unasked comes out
+// of that. It is filled up again when NVML has shown that some is gone.
+#define SOFTMIG_HEADROOM_BYTES (4ull << 20)
+// Requests up to this size are sub-allocated from blocks of one granule: of one that takes more than half of a block, the rest is
+// given to smaller ones.
+#define SOFTMIG_SMALL_BYTES (SOFTMIG_GRANULE_BYTES - 1)
 
 struct softmig_gpu {
 	int ledger;                       // index in the ledger, and here
@@ -33,6 +38,7 @@ struct softmig_gpu {
 	_Atomic bool settle_wanted;       // something shrank: ask NVML when the call in flight has ended
 	_Atomic bool nvml_blind;          // NVML does not know this process although it has a context
 	_Atomic uint64_t cover_limit_bytes; // the limit under which the cover for small allocations was looked for
+	_Atomic uint64_t headroom_bytes;  // what was left of it when NVML was asked last
 };
 
 // Size as the driver takes it: whole granules.
@@ -79,13 +85,22 @@ void softmig_uncharge(struct softmig_gpu *gpu, enum softmig_ledger_kind kind, ui
 // The same where it is not certain that the driver gave all of it back (pools, shared blocks, arrays): stays charged as overhead until
 // NVML has been asked, which leaving does.
 void softmig_uncharge_measured(struct softmig_gpu *gpu, uint64_t bytes);
+// Around a call that asks for no memory but may make the driver take up to most_bytes for itself: makes sure that so much is reserved or in
+// the headroom; then takes account of what came. False: the slice has no room for it; logged. gpu may be NULL. Outside enter and leave.
+struct softmig_unasked {
+	struct softmig_gpu *gpu;
+	uint64_t reserved_bytes;
+};
+bool softmig_unasked_begin(struct softmig_unasked *unasked, struct softmig_gpu *gpu, uint64_t most_bytes, const char *what);
+void softmig_unasked_end(const struct softmig_unasked *unasked);
 // softmig_uncharge for what a track entry was charged, once it is out of the table and gone from the driver.
 void softmig_uncharge_entry(const struct softmig_track_entry *entry);
 // What was tracked so far may be held on by something that hooks cannot see (another process, a file descriptor, a destroyed pool):
 // from here on NVML's figure alone counts. Outside enter and leave.
 void softmig_hand_over(struct softmig_gpu *gpu, uint64_t bytes);
-// Makes this process's overhead on the GPU what NVML says less what is tracked. Raising is always right; lowering waits for a
-// moment without calls in flight (so call it outside enter and leave). Returns NVML's bytes for this process, 0: unknown.
+// Makes this process's overhead on the GPU what NVML says less what is tracked, and the headroom as far as the slice has it. Raising is
+// always right; lowering waits for a moment without calls in flight (so call it outside enter and leave). Returns NVML's bytes for this
+// process, 0: unknown.
 uint64_t softmig_settle(struct softmig_gpu *gpu);
 // The same after a call for which this thread had reserved that much overhead, which the measured figure now replaces.
 uint64_t softmig_settle_reserved(struct softmig_gpu *gpu, uint64_t reserved_bytes);
@@ -106,6 +121,8 @@ bool softmig_gpu_nvml_bytes(struct softmig_gpu *gpu, uint64_t *bytes);
 void softmig_graph_memory_trim(struct softmig_gpu *gpu);
 // nothing is left of it (between enter and leave).
 void softmig_graph_memory_forget(struct softmig_gpu *gpu);
+// a stream on it was destroyed.
+void softmig_graph_memory_stream_gone(struct softmig_gpu *gpu);
 // cuda_pool.c: gives idle pool memory of this process on the GPU back to the driver (between enter and leave);
 void softmig_pools_trim(struct softmig_gpu *gpu);
 // the primary context and its pools are gone (between enter and leave);

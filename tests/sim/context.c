@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "graph.h"
 #include "sim.h"
 
 #define STACK_ROOM 64
@@ -178,6 +179,7 @@ static void take_down(struct CUctx_st *context)
 	sim_event_drop_context(context);
 	sim_stream_drop_context(context);
 	sim_module_drop_context(context);
+	sim_graph_drop_context(context);
 	sim_range_drop_context(context);
 	sim_array_drop_context(context);
 	sim_small_drop(context);

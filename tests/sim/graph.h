@@ -49,7 +49,13 @@ struct CUgraphExec_st {
 	int magic;
 	uint64_t flags;
 	struct CUgraph_st *graph;
+	struct CUctx_st *context; // what it takes there: in a block of the driver's own, or whole pieces
+	struct sim_small_block *block;
+	uint64_t address, bytes;
+	struct CUgraphExec_st *next;
 };
+// Its memory is gone with the context; sim_enter held.
+void sim_graph_drop_context(struct CUctx_st *context);
 
 struct sim_graph_capture {
 	bool ended, invalidated;

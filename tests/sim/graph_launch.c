@@ -129,6 +129,41 @@ CUresult cuDeviceGraphMemTrim(CUdevice device)
 
 // --- instantiating
 
+static struct CUgraphExec_st *execs;
+
+// What an executable graph takes for itself in the current context, if there is one. sim_enter held.
+static CUresult take_own(struct CUgraphExec_st *exec)
+{
+	CUresult result = CUDA_SUCCESS;
+	exec->context = sim_context_current(&result);
+	if (exec->context == NULL)
+		return CUDA_SUCCESS;
+	exec->bytes = SIM_EXEC_BYTES + exec->graph->count * SIM_NODE_BYTES;
+	if (exec->bytes <= SIM_SMALL_BYTES)
+		return sim_small_alloc(exec->context, &exec->context->code, exec->bytes, &exec->block, &exec->address);
+	return sim_context_charge(exec->context, sim_round_up(exec->bytes, SIM_GRANULE));
+}
+
+static void give_own(struct CUgraphExec_st *exec)
+{
+	if (exec->context == NULL)
+		return;
+	if (exec->block != NULL)
+		sim_small_free(exec->context, &exec->context->code, exec->block, exec->address, exec->bytes);
+	else
+		sim_context_uncharge(exec->context, sim_round_up(exec->bytes, SIM_GRANULE));
+}
+
+void sim_graph_drop_context(struct CUctx_st *context)
+{
+	for (struct CUgraphExec_st *exec = execs; exec != NULL; exec = exec->next) {
+		if (exec->context == context) {
+			give_own(exec);
+			exec->context = NULL;
+		}
+	}
+}
+
 static CUresult instantiate(CUgraphExec *out, CUgraph graph, uint64_t flags)
 {
 	SIM_READY();
@@ -143,11 +178,16 @@ static CUresult instantiate(CUgraphExec *out, CUgraph graph, uint64_t flags)
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	sim_enter();
 	exec->graph = sim_graph_copy(graph);
-	sim_leave();
-	if (exec->graph == NULL) {
+	if (exec->graph == NULL || take_own(exec) != CUDA_SUCCESS) {
+		if (exec->graph != NULL)
+			sim_graph_destroy(exec->graph);
 		free(exec);
+		sim_leave();
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	}
+	exec->next = execs;
+	execs = exec;
+	sim_leave();
 	exec->magic = SIM_EXEC;
 	exec->flags = flags;
 	*out = exec;
@@ -204,6 +244,11 @@ CUresult cuGraphExecDestroy(CUgraphExec hGraphExec)
 {
 	EXEC(hGraphExec);
 	sim_enter();
+	struct CUgraphExec_st **link = &execs;
+	while (*link != hGraphExec)
+		link = &(*link)->next;
+	*link = hGraphExec->next;
+	give_own(hGraphExec);
 	sim_graph_destroy(hGraphExec->graph);
 	hGraphExec->magic = 0;
 	free(hGraphExec);

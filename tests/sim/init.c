@@ -55,10 +55,31 @@ CUresult sim_ready(void)
 	return ready_pid != 0 && ready_pid == getpid() ? CUDA_SUCCESS : CUDA_ERROR_NOT_INITIALIZED;
 }
 
+// Now and then the driver takes a block for itself, which nobody asked for.
+static void take_own_block(void)
+{
+	static uint64_t due_ns;
+	static int taken;
+	long every_ms = sim_fault("own");
+	CUresult result = CUDA_SUCCESS;
+	struct CUctx_st *context = every_ms > 0 ? sim_context_current(&result) : NULL;
+	if (context == NULL)
+		return;
+	sim_enter();
+	struct sim_small_block *block;
+	uint64_t address, now_ns = sim_now_ns();
+	if (taken < 16 && now_ns >= due_ns && sim_small_alloc(context, &context->code, SIM_SMALL_BYTES, &block, &address) == CUDA_SUCCESS) {
+		taken++;
+		due_ns = now_ns + (uint64_t)every_ms * 1000000;
+	}
+	sim_leave();
+}
+
 bool sim_alloc_fault(void)
 {
 	static _Atomic long count;
 	long every = sim_fault("alloc");
+	take_own_block();
 	return every > 0 && ++count % every == 0;
 }
 

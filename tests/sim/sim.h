@@ -53,7 +53,7 @@ struct CUctx_st {
 	uint32_t peers; // device ordinals enabled
 	CUfunc_cache cache_config;
 	CUsharedconfig shared_config;
-	struct sim_small_block *small, *code; // of allocations and arrays, of modules
+	struct sim_small_block *small, *code; // of allocations and arrays; of modules, streams, graphs
 	struct CUstream_st *streams; // created ones
 	struct CUstream_st *legacy;
 	struct CUstream_st *per_thread;
@@ -91,6 +91,8 @@ struct CUstream_st {
 	uint64_t id;
 	bool alive, created;
 	uint64_t thread; // of a per-thread default stream
+	struct sim_small_block *block; // what the driver has for it
+	uint64_t address;
 	struct sim_graph_capture *capture; // NULL: not being captured
 	struct CUgraphNode_st **capture_last; // what the next captured command depends on
 	size_t capture_last_count;
@@ -220,7 +222,11 @@ void sim_sparse_drop(const void *array);
 // --- vmm.c
 bool sim_vmm_accessible(struct sim_range *range, uint64_t address, uint64_t bytes);
 
-#define SIM_SMALL_BYTES SIM_MIB // up to this, allocations share blocks (docs/driver-facts.md)
+#define SIM_SMALL_BYTES (SIM_GRANULE - 1) // up to this, allocations share blocks (docs/driver-facts.md)
+// What the driver takes for itself, from blocks of its own.
+#define SIM_STREAM_BYTES (SIM_MIB / 2)
+#define SIM_NODE_BYTES 2700
+#define SIM_EXEC_BYTES 110000
 
 // --- pool.c
 CUresult sim_pool_free_now(CUdeviceptr address); // cuMemFree of a stream-ordered allocation

@@ -20,6 +20,11 @@ static struct CUstream_st *make(struct CUctx_st *context, int queue, unsigned fl
 	if (stream == NULL)
 		return NULL;
 	memset(stream, 0, sizeof(*stream));
+	if (queue != 0 && sim_small_alloc(context, &context->code, SIM_STREAM_BYTES, &stream->block, &stream->address) != CUDA_SUCCESS) {
+		stream->next = spare;
+		spare = stream;
+		return NULL;
+	}
 	stream->context = context;
 	stream->queue = queue;
 	stream->flags = flags;
@@ -34,6 +39,9 @@ static void unmake(struct CUstream_st *stream)
 	free(stream->capture_last);
 	stream->capture_last = NULL;
 	stream->alive = false;
+	if (stream->block != NULL)
+		sim_small_free(stream->context, &stream->context->code, stream->block, stream->address, SIM_STREAM_BYTES);
+	stream->block = NULL;
 	stream->next = spare;
 	spare = stream;
 }

@@ -8,6 +8,9 @@ load job
 setup() { job_setup; }
 teardown() { job_teardown; }
 
+# MiB that a process with a context is charged: the context's (measured on an H200), and its headroom (src/preload/gpu.h).
+context=$((518 + 4))
+
 slice() { limit_file <<<"CUDA_DEVICE_MEMORY_LIMIT=$1"; }
 
 outside() { # MiB in use on GPU 0, seen from outside
@@ -17,7 +20,6 @@ outside() { # MiB in use on GPU 0, seen from outside
 @test "memory is granted up to the limit, refused beyond with the driver's own code, and granted again" {
 	slice 4G
 	run in_job "$steps" init ctx info alloc:3500M alloc:128M alloc:64M info freeall alloc:3500M freeall info
-	context=518
 	[ "${lines[2]}" = "info: 0 $((4096 - context)) 4096, null 0 0 0" ]
 	[ "${lines[3]}" = "alloc:3500M: 0" ]
 	[ "${lines[4]}" = "alloc:128M: 2" ]
@@ -30,36 +32,36 @@ outside() { # MiB in use on GPU 0, seen from outside
 @test "small allocations share the driver's blocks and are charged by the block" {
 	slice 1G
 	run in_job "$steps" init ctx info alloc:1 info alloc:1k info alloc:1M info alloc:1M info free:0 free:1 info free:2 free:3 info
-	[ "${lines[2]}" = "info: 0 506 1024, null 0 0 0" ]
-	[ "${lines[4]}" = "info: 0 504 1024, null 0 0 0" ]
-	[ "${lines[6]}" = "info: 0 504 1024, null 0 0 0" ]
-	[ "${lines[8]}" = "info: 0 504 1024, null 0 0 0" ]
-	[ "${lines[10]}" = "info: 0 502 1024, null 0 0 0" ]
-	[ "${lines[16]}" = "info: 0 506 1024, null 0 0 0" ]
+	[ "${lines[2]}" = "info: 0 $((1024 - context)) 1024, null 0 0 0" ]
+	[ "${lines[4]}" = "info: 0 $((1024 - context - 2)) 1024, null 0 0 0" ]
+	[ "${lines[6]}" = "info: 0 $((1024 - context - 2)) 1024, null 0 0 0" ]
+	[ "${lines[8]}" = "info: 0 $((1024 - context - 2)) 1024, null 0 0 0" ]
+	[ "${lines[10]}" = "info: 0 $((1024 - context - 4)) 1024, null 0 0 0" ]
+	[ "${lines[16]}" = "info: 0 $((1024 - context)) 1024, null 0 0 0" ]
 }
 
 @test "pitched and managed memory count, odd element sizes are the driver's to refuse" {
 	slice 2G
 	run in_job "$steps" init ctx info pitch:1000x1048576x4 info pitch:1000x10x3 managed:256M info freeall info
 	[ "${lines[3]}" = "pitch:1000x1048576x4: 0" ]
-	[ "${lines[4]}" = "info: 0 $((2048 - 518 - 1024)) 2048, null 0 0 0" ]
+	[ "${lines[4]}" = "info: 0 $((2048 - context - 1024)) 2048, null 0 0 0" ]
 	[ "${lines[5]}" = "pitch:1000x10x3: 1" ]
 	[ "${lines[6]}" = "managed:256M: 0" ]
-	[ "${lines[7]}" = "info: 0 $((2048 - 518 - 1024 - 256)) 2048, null 0 0 0" ]
-	[ "${lines[9]}" = "info: 0 $((2048 - 518)) 2048, null 0 0 0" ]
+	[ "${lines[7]}" = "info: 0 $((2048 - context - 1024 - 256)) 2048, null 0 0 0" ]
+	[ "${lines[9]}" = "info: 0 $((2048 - context)) 2048, null 0 0 0" ]
 }
 
 @test "what the library never saw allocated is the driver's to free" {
 	slice 2G
 	run in_job "$steps" init ctx freeunknown info
 	[ "${lines[2]}" = "freeunknown: 1" ]
-	[ "${lines[3]}" = "info: 0 1530 2048, null 0 0 0" ]
+	[ "${lines[3]}" = "info: 0 $((2048 - context)) 2048, null 0 0 0" ]
 }
 
 @test "NVML shows the slice in every version, for GPUs inside it" {
 	slice 4G
 	run in_job "$steps" init ctx alloc:1G nvml:0
-	[ "${lines[3]}" = "nvml:0: 4096 1542 2554, 4096 1542 2554" ]
+	[ "${lines[3]}" = "nvml:0: 4096 $((context + 1024)) $((4096 - context - 1024)), 4096 $((context + 1024)) $((4096 - context - 1024))" ]
 }
 
 @test "NVML's process lists show the slice's processes, each version with its own records" {
@@ -81,7 +83,7 @@ outside() { # MiB in use on GPU 0, seen from outside
 	exec 8>"$work/go"
 	until grep -q alloc "$work/first" 2>/dev/null; do sleep 0.05; done
 	run in_job "$steps" init ctx info alloc:1G alloc:512M
-	[ "${lines[2]}" = "info: 0 $((3072 - 518 - 1200 - 518)) 3072, null 0 0 0" ]
+	[ "${lines[2]}" = "info: 0 $((3072 - context - 1200 - context)) 3072, null 0 0 0" ]
 	[ "${lines[3]}" = "alloc:1G: 2" ]
 	[ "${lines[4]}" = "alloc:512M: 0" ]
 	[ "$(outside)" -le 3072 ]
@@ -97,7 +99,7 @@ outside() { # MiB in use on GPU 0, seen from outside
 	kill -9 "$(pgrep -f "^$steps init ctx alloc:2G")"
 	run in_job "$steps" init ctx alloc:2G info
 	[ "${lines[2]}" = "alloc:2G: 0" ]
-	[ "${lines[3]}" = "info: 0 $((3072 - 518 - 2048)) 3072, null 0 0 0" ]
+	[ "${lines[3]}" = "info: 0 $((3072 - context - 2048)) 3072, null 0 0 0" ]
 }
 
 @test "a context that does not fit is out of memory, and costs nothing" {
@@ -113,7 +115,7 @@ outside() { # MiB in use on GPU 0, seen from outside
 	slice 3G
 	run in_job "$steps" init ctx alloc:1G reset ctx info
 	[ "${lines[3]}" = "reset: 0" ]
-	[ "${lines[5]}" = "info: 0 $((3072 - 518)) 3072, null 0 0 0" ]
+	[ "${lines[5]}" = "info: 0 $((3072 - context)) 3072, null 0 0 0" ]
 }
 
 @test "each GPU has its own limit and account" {
@@ -122,7 +124,7 @@ outside() { # MiB in use on GPU 0, seen from outside
 		CUDA_DEVICE_MEMORY_LIMIT_1=1G
 	X
 	run in_job "$steps" init ctx:0 alloc:1G info ctx:1 info alloc:1G alloc:256M info
-	[ "${lines[3]}" = "info: 0 506 2048, null 0 0 0" ]
+	[ "${lines[3]}" = "info: 0 $((2048 - context - 1024)) 2048, null 0 0 0" ]
 	[[ "${lines[5]}" == "info: 0 "*" 1024, null 0 0 0" ]]
 	[ "${lines[6]}" = "alloc:1G: 2" ]
 	[ "${lines[7]}" = "alloc:256M: 0" ]
@@ -132,7 +134,7 @@ outside() { # MiB in use on GPU 0, seen from outside
 	slice 3G
 	run in_job "$steps" init ctx alloc:1G fork info
 	[ "${lines[3]}" = "fork: 3" ] # CUDA_ERROR_NOT_INITIALIZED
-	[ "${lines[4]}" = "info: 0 $((3072 - 518 - 1024)) 3072, null 0 0 0" ]
+	[ "${lines[4]}" = "info: 0 $((3072 - context - 1024)) 3072, null 0 0 0" ]
 }
 
 @test "where NVML knows no processes a context stays charged at its cost" {
@@ -140,8 +142,8 @@ outside() { # MiB in use on GPU 0, seen from outside
 	export SOFTMIG_SIM_FAULT=nvml:noprocs
 	run in_job "$steps" init ctx info alloc:1G info
 	[ "${lines[1]}" = "ctx: 0" ]
-	[ "${lines[2]}" = "info: 0 1530 2048, null 0 0 0" ] # 518 MiB, measured on an H200
-	[ "${lines[4]}" = "info: 0 506 2048, null 0 0 0" ]
+	[ "${lines[2]}" = "info: 0 $((2048 - context)) 2048, null 0 0 0" ]
+	[ "${lines[4]}" = "info: 0 $((2048 - context - 1024)) 2048, null 0 0 0" ]
 }
 
 @test "memory of a slice without a limit is not limited" {

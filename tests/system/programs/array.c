@@ -70,7 +70,7 @@ static void every_call(void)
 	GREW(22 * MIB);
 	OK(CU(cuMipmappedArrayDestroy)(mipmap));
 	GREW(0);
-	size_t left = limit_bytes() - inside_bytes(); // each is refused by its own call
+	size_t left = limit_bytes() - slice_bytes(); // each is refused by its own call
 	plain.Width = plain_v1.Width = deep_v1.Width = 16384;
 	plain.Height = plain_v1.Height = deep_v1.Height = 16384;
 	EXPECT(left < 16384ull * 16384 * 4, 1);
@@ -105,7 +105,7 @@ static void refused_and_recovered(void)
 	CUdeviceptr pointer;
 	use_device(0);
 	mark(0);
-	uint64_t left = limit_bytes() - inside_bytes();
+	uint64_t left = limit_bytes() - slice_bytes();
 	OK(CU(cuMemAlloc_v2)(&pointer, left - 128 * MIB));
 	one[0] = create(4096, 4096, 0);
 	one[1] = create(4096, 4096, 0);

@@ -85,7 +85,7 @@ static void second_refused(void)
 {
 	CUcontext first = use_device(0), context;
 	mark(0);
-	allocate(limit_bytes() - inside_bytes() - 16 * MIB);
+	allocate(limit_bytes() - slice_bytes() - 16 * MIB);
 	mark(0);
 	REFUSED(CU(cuCtxCreate_v2)(&context, 0, 0));
 	OK(CU(cuCtxSetCurrent)(first));

@@ -140,7 +140,7 @@ static void refused(void)
 	REFUSED(CU(cuGraphUpload)(large, stream));
 	REFUSED(CU(cuGraphLaunch_ptsz)(large, stream));
 	GREW(0);
-	uint64_t left = limit_bytes() - inside_bytes();
+	uint64_t left = limit_bytes() - slice_bytes();
 	OK(CU(cuMemAlloc_v2)(&pointer, left - SIZE / 2));
 	REFUSED(CU(cuGraphLaunch)(exec, stream));
 	GREW(left - SIZE / 2);
@@ -157,7 +157,7 @@ static void idle_memory_is_given_back(void)
 	use_device(0);
 	CUstream stream = new_stream();
 	mark(0);
-	uint64_t left = limit_bytes() - inside_bytes();
+	uint64_t left = limit_bytes() - slice_bytes();
 	CUgraphExec exec = instantiate(graph_of(SIZE));
 	launch(exec, stream);
 	GREW(SIZE);
@@ -176,7 +176,7 @@ static void again_in_a_full_slice(void)
 	use_device(0);
 	CUstream stream = new_stream();
 	mark(0);
-	uint64_t left = limit_bytes() - inside_bytes();
+	uint64_t left = limit_bytes() - slice_bytes();
 	CUgraphExec exec = instantiate(graph_of(SIZE)), same = instantiate(graph_of(SIZE));
 	launch(exec, stream);
 	OK(CU(cuMemAlloc_v2)(&pointer, left - SIZE));
@@ -196,7 +196,7 @@ static void launched_into_a_capture(void)
 	use_device(0);
 	CUstream stream = new_stream();
 	CUgraphExec exec = instantiate(graph_of(SIZE));
-	OK(CU(cuMemAlloc_v2)(&pointer, limit_bytes() - inside_bytes()));
+	OK(CU(cuMemAlloc_v2)(&pointer, limit_bytes() - slice_bytes()));
 	mark(0);
 	OK(CU(cuStreamBeginCapture_v2)(stream, CU_STREAM_CAPTURE_MODE_RELAXED));
 	OK(CU(cuGraphLaunch)(exec, stream)); // no memory yet
@@ -236,7 +236,7 @@ static void gone_with_the_context(void)
 	uint64_t bare = mark_outside;
 	CUstream stream = new_stream();
 	launch(instantiate(graph_of(SIZE)), stream);
-	GREW(SIZE);
+	GREW(SIZE + FIRST_STREAM);
 	OK(CU(cuDevicePrimaryCtxReset_v2)(0));
 	use_device(0);
 	EXPECT(inside_bytes(), outside_bytes(0));

@@ -77,7 +77,7 @@ static void two(const char *self, void (*opener)(void), void (*maker)(void))
 	start_observer(self);
 	await();
 	use_device(0);
-	EXPECT(inside_bytes(), outside_both());
+	EXPECT(slice_bytes(), outside_both() + 2 * HEADROOM);
 	maker();
 	OK(waitpid(child, &status, 0) == child && status == 0 ? CUDA_SUCCESS : CUDA_ERROR_UNKNOWN);
 }
@@ -106,13 +106,13 @@ static void make_memory(void)
 	say(&handle, sizeof(handle));
 	await();
 	EXPECT(inside_bytes() - before, SIZE); // once
-	EXPECT(inside_bytes(), outside_both());
+	EXPECT(slice_bytes(), outside_both() + 2 * HEADROOM);
 	step();
 	await();
 	EXPECT(inside_bytes() - before, SIZE);
 	OK(CU(cuMemFree_v2)(pointer));
 	EXPECT(inside_bytes(), before);
-	EXPECT(inside_bytes(), outside_both());
+	EXPECT(slice_bytes(), outside_both() + 2 * HEADROOM);
 	step();
 }
 
@@ -147,13 +147,13 @@ static void export_allocation(void)
 	close(fd);
 	await();
 	EXPECT(inside_bytes() - before, SIZE); // once
-	EXPECT(inside_bytes(), outside_both());
+	EXPECT(slice_bytes(), outside_both() + 2 * HEADROOM);
 	step();
 	await();
 	EXPECT(inside_bytes() - before, SIZE);
 	OK(CU(cuMemRelease)(handle));
 	EXPECT(inside_bytes(), before);
-	EXPECT(inside_bytes(), outside_both());
+	EXPECT(slice_bytes(), outside_both() + 2 * HEADROOM);
 	step();
 }
 
@@ -195,12 +195,12 @@ static void export_pool(void)
 	say(&data, sizeof(data));
 	await();
 	EXPECT(inside_bytes() - before, SIZE); // once
-	EXPECT(inside_bytes(), outside_both());
+	EXPECT(slice_bytes(), outside_both() + 2 * HEADROOM);
 	step();
 	await();
 	OK(CU(cuMemFreeAsync)(pointer, NULL));
 	OK(CU(cuStreamSynchronize)(NULL));
-	EXPECT(inside_bytes(), outside_both());
+	EXPECT(slice_bytes(), outside_both() + 2 * HEADROOM);
 	step();
 }
 

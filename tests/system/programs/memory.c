@@ -111,7 +111,7 @@ static void refused_and_recovered(void)
 	CUdeviceptr pointer, none;
 	use_device(0);
 	mark(0);
-	uint64_t left = limit_bytes() - inside_bytes();
+	uint64_t left = limit_bytes() - slice_bytes();
 	REFUSED(CU(cuMemAlloc_v2)(&pointer, left + 1));
 	REFUSED(CU(cuMemAlloc_v2)(&pointer, (size_t)-1));
 	GREW(0);
@@ -175,16 +175,16 @@ static void two_processes(void)
 	CUdeviceptr pointer;
 	use_device(0);
 	uint64_t theirs = outside_bytes_of(child, 0), mine = outside_bytes(0);
-	EXPECT(inside_bytes(), theirs + mine);
+	EXPECT(slice_bytes(), theirs + mine + 2 * HEADROOM);
 	EXPECT(theirs - mine, 512 * MIB);
-	REFUSED(CU(cuMemAlloc_v2)(&pointer, limit_bytes() - theirs - mine + 1));
-	pointer = allocate(limit_bytes() - theirs - mine);
-	EXPECT(outside_bytes_of(child, 0) + outside_bytes(0), limit_bytes());
+	REFUSED(CU(cuMemAlloc_v2)(&pointer, limit_bytes() - theirs - mine - 2 * HEADROOM + 1));
+	pointer = allocate(limit_bytes() - theirs - mine - 2 * HEADROOM);
+	EXPECT(outside_bytes_of(child, 0) + outside_bytes(0), limit_bytes() - 2 * HEADROOM);
 	release(pointer);
 	int status;
 	OK(write(go[1], &byte, 1) == 1 && waitpid(child, &status, 0) == child && status == 0 ? CUDA_SUCCESS : CUDA_ERROR_UNKNOWN);
-	pointer = allocate(limit_bytes() - mine); // the dead give back at once
-	EXPECT(outside_bytes(0), limit_bytes());
+	pointer = allocate(limit_bytes() - mine - HEADROOM); // the dead give back at once
+	EXPECT(outside_bytes(0), limit_bytes() - HEADROOM);
 }
 
 static CUcontext shared_context;
@@ -282,11 +282,11 @@ static void small_ones_leave_room(void)
 	for (int i = 0; i < 100; i++)
 		release(allocate(4 * KIB));
 	uint64_t theirs = outside_bytes_of(child, 0), mine = outside_bytes(0);
-	EXPECT(inside_bytes(), theirs + mine);
-	allocate(limit_bytes() - theirs - mine);
-	EXPECT(outside_bytes_of(child, 0) + outside_bytes(0), limit_bytes());
+	EXPECT(slice_bytes(), theirs + mine + 2 * HEADROOM);
+	allocate(limit_bytes() - theirs - mine - 2 * HEADROOM);
+	EXPECT(outside_bytes_of(child, 0) + outside_bytes(0), limit_bytes() - 2 * HEADROOM);
 	OK(write(go[1], &byte, 1) == 1 && read(ready[0], &byte, 1) == 1 ? CUDA_SUCCESS : CUDA_ERROR_UNKNOWN);
-	EXPECT(outside_bytes_of(child, 0) + outside_bytes(0), limit_bytes());
+	EXPECT(outside_bytes_of(child, 0) + outside_bytes(0), limit_bytes() - 2 * HEADROOM);
 	int status;
 	OK(write(go[1], &byte, 1) == 1 && waitpid(child, &status, 0) == child && status == 0 ? CUDA_SUCCESS : CUDA_ERROR_UNKNOWN);
 }

@@ -15,6 +15,7 @@
 #include "preload/abi/cuda_types.h"
 
 #include "preload/abi/cuda_functions.h"
+#include "preload/gpu.h"
 
 #define KIB 1024ull
 #define MIB (1024 * KIB)
@@ -92,12 +93,23 @@ static inline uint64_t outside_bytes(int gpu)
 	return outside_bytes_of(getpid(), gpu);
 }
 
+// What the driver takes for itself for the first streams and graphs of a context: one block.
+#define FIRST_STREAM (2 * MIB)
+// What a process with a context is charged beyond what NVML shows.
+#define HEADROOM SOFTMIG_HEADROOM_BYTES
+
 // What the slice says is used on the current context's GPU.
-static inline uint64_t inside_bytes(void)
+static inline uint64_t slice_bytes(void)
 {
 	size_t free_bytes, total_bytes;
 	OK(CU(cuMemGetInfo_v2)(&free_bytes, &total_bytes));
 	return total_bytes - free_bytes;
+}
+
+// The same without the headroom of this process, which nobody else shares the slice with.
+static inline uint64_t inside_bytes(void)
+{
+	return slice_bytes() - HEADROOM;
 }
 
 static inline uint64_t limit_bytes(void)

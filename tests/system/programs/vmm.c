@@ -186,8 +186,8 @@ static void on_the_second_gpu(void)
 	EXPECT(inside_bytes(), second_bytes + SIZE);
 	EXPECT(outside_bytes(1), second_bytes + SIZE);
 	OK(CU(cuCtxSetCurrent)(first));
-	REFUSED(try_create(1, limit - second_bytes - SIZE + 2 * MIB, &none));
-	OK(try_create(1, limit - second_bytes - SIZE, &none)); // to the last byte
+	REFUSED(try_create(1, limit - second_bytes - HEADROOM - SIZE + 2 * MIB, &none));
+	OK(try_create(1, limit - second_bytes - HEADROOM - SIZE, &none)); // to the last byte
 	release(none);
 	release(handle);
 	OK(CU(cuCtxSetCurrent)(second));
@@ -199,7 +199,7 @@ static void refused_and_recovered(void)
 	CUmemGenericAllocationHandle handle;
 	use_device(0);
 	mark(0);
-	uint64_t left = limit_bytes() - inside_bytes();
+	uint64_t left = limit_bytes() - slice_bytes();
 	REFUSED(try_create(0, left + 2 * MIB, &handle));
 	REFUSED(try_create(0, (size_t)-1 & ~(2 * MIB - 1), &handle));
 	GREW(0);
