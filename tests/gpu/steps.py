@@ -6,6 +6,7 @@ import struct
 KINDS = ("take", "give", "mark", "read", "context")
 RECORD = struct.Struct("<QQIIIIQi20x")
 HEADER = 64
+KILLED_NS = 1e9
 
 
 def read(path, ways):
@@ -27,9 +28,10 @@ def read(path, ways):
 def suspects(steps, over):
     """For one look that found too much: the steps in progress between the look before and this one, those of processes that grew first."""
     from_ns, to_ns, changes = over["before_ns"], over["now_ns"], over["changes"]
-    during = [step for step in steps if step[0] <= to_ns and step[1] >= from_ns]
+    # Who was killed in a step is gone soon after.
+    during = [step for step in steps if step[0] <= to_ns and step[1] >= from_ns and (step[1] != float("inf") or step[0] > from_ns - KILLED_NS)]
     during.sort(key=lambda step: (changes.get(step[2], 0) <= 0, step[0]))
-    return [f"process {pid} ({changes.get(pid, 0) / (1 << 20):+.0f} MiB), thread {thread}: {text}, began {(begin - to_ns) / 1000:.0f} us before the look"
+    return [f"process {pid} ({changes.get(pid, 0) / (1 << 20):+.0f} MiB), thread {thread}: {text}, began {(to_ns - begin) / 1000:.0f} us before the look"
             + ("" if end == float("inf") else f", took {(end - begin) / 1000:.0f} us") for begin, end, pid, thread, text in during]
 
 

@@ -2,6 +2,7 @@
 // What the driver takes for itself: each kind of call many times in a process of its own, and NVML asked after each. Prints where the
 // process grew by more than what the calls asked for, judges nothing (run it natively; docs/driver-facts.md has what came out).
 // "@growth KIND: CALLS calls, OWN KiB in all; at CALL: +KiB, ...". growth [KIND...]
+#include <pthread.h>
 #include <stdbool.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -307,6 +308,69 @@ static CUresult memory_graph(int index, long long *asked)
 	return code;
 }
 
+// Even calls instantiate, odd ones launch for the first time.
+static CUresult graph_in_steps(int index, long long *asked)
+{
+	static CUgraphExec exec;
+	CUgraph graph;
+	CUgraphNode node = NULL;
+	if (index == 0 && module(0, asked) != CUDA_SUCCESS)
+		return CUDA_ERROR_NOT_FOUND;
+	if (index % 2 != 0) {
+		CUresult code = CU(cuGraphLaunch)(exec, NULL);
+		return code == CUDA_SUCCESS ? CU(cuCtxSynchronize)() : code;
+	}
+	CUDA_KERNEL_NODE_PARAMS parameters = { .func = kernel, .gridDimX = 1, .gridDimY = 1, .gridDimZ = 1, .blockDimX = 32, .blockDimY = 1, .blockDimZ = 1 };
+	CUresult code = CU(cuGraphCreate)(&graph, 0);
+	for (int i = 0; i < 1000 && code == CUDA_SUCCESS; i++)
+		code = CU(cuGraphAddKernelNode_v2)(&node, graph, node == NULL ? NULL : &node, node != NULL, &parameters);
+	return code == CUDA_SUCCESS ? CU(cuGraphInstantiateWithFlags)(&exec, graph, 0) : code;
+}
+
+// Up and down. What it takes is known: see docs/driver-facts.md; when it is taken is the question.
+static CUresult stack_limit(int index, long long *asked)
+{
+	(void)asked;
+	return CU(cuCtxSetLimit)(CU_LIMIT_STACK_SIZE, 1024 + (size_t)(index * 7 % 5) * 256);
+}
+
+static CUresult buffers(int index, long long *asked)
+{
+	(void)asked;
+	return CU(cuCtxSetLimit)(index % 2 == 0 ? CU_LIMIT_PRINTF_FIFO_SIZE : CU_LIMIT_MALLOC_HEAP_SIZE, (size_t)(index % 7 + 8) << 20);
+}
+
+// PTX whose variables and code are larger and larger.
+static CUresult large_module(int index, long long *asked)
+{
+	static char text[4096];
+	CUmodule made;
+	size_t bytes = (size_t)(index * 977 + 1) << 10;
+	snprintf(text, sizeof text, ".version 6.0\n.target sm_60\n.address_size 64\n.visible .global .align 16 .b8 field[%zu];\n.visible .entry idle() { ret; }\n", bytes);
+	*asked = bytes <= 1 << 20 ? 0 : (long long)((bytes + (2 << 20) - 1) >> 21 << 21);
+	return CU(cuModuleLoadData)(&made, text);
+}
+
+static void *use_own_stream(void *unused)
+{
+	(void)unused;
+	CU(cuCtxSetCurrent)(context);
+	CU(cuMemsetD32Async)(pointers[0], 1, 1024, CU_STREAM_PER_THREAD);
+	CU(cuStreamSynchronize)(CU_STREAM_PER_THREAD);
+	sleep(5);
+	return NULL;
+}
+
+static CUresult thread_stream(int index, long long *asked)
+{
+	pthread_t thread;
+	if (index == 0 && CU(cuMemAlloc_v2)(&pointers[0], 4096) == CUDA_SUCCESS)
+		*asked = 2 << 20;
+	pthread_create(&thread, NULL, use_own_stream, NULL);
+	usleep(10000);
+	return CUDA_SUCCESS;
+}
+
 static CUresult second_context(int index, long long *asked)
 {
 	CUcontext made;
@@ -344,6 +408,11 @@ static const struct kind kinds[] = {
 	{ "graph of 100 kernels", 50, graph },
 	{ "graph of 3000 kernels", 5, big_graph },
 	{ "graph with memory", 100, memory_graph },
+	{ "graph of 1000 kernels, made, then launched", 20, graph_in_steps },
+	{ "stack limit", 20, stack_limit },
+	{ "printf and heap limits", 20, buffers },
+	{ "module with variables", 40, large_module },
+	{ "stream of a thread", 40, thread_stream },
 	{ "second context, ended at once", 5, second_context },
 };
 
