@@ -53,7 +53,7 @@ static void proc_path(char *path, uint32_t pid, const char *file)
 }
 
 // The start of a file under /proc, terminated. -1: not readable.
-static ssize_t read_proc(uint32_t pid, const char *file, char *text, size_t size)
+static ssize_t read_proc(uint32_t pid, const char *file, bool one_line, char *text, size_t size)
 {
 	char path[64];
 	proc_path(path, pid, file);
@@ -62,8 +62,12 @@ static ssize_t read_proc(uint32_t pid, const char *file, char *text, size_t size
 		return -1;
 	size_t have = 0;
 	ssize_t got;
-	while (have < size - 1 && (got = softmig_sys_read(fd, text + have, size - 1 - have)) > 0)
+	// Short files come in one piece: a last line that ends is the end.
+	while (have < size - 1 && (got = softmig_sys_read(fd, text + have, size - 1 - have)) > 0) {
 		have += (size_t)got;
+		if (one_line && text[have - 1] == '\n')
+			break;
+	}
 	softmig_sys_close(fd);
 	text[have] = 0;
 	return have > 0 ? (ssize_t)have : -1;
@@ -89,7 +93,7 @@ struct stat_fields {
 static bool read_stat(uint32_t pid, struct stat_fields *fields)
 {
 	char text[1024];
-	if (read_proc(pid, "stat", text, sizeof text) < 0)
+	if (read_proc(pid, "stat", true, text, sizeof text) < 0)
 		return false;
 	const char *at = strrchr(text, ')');
 	if (at == NULL || at[1] != ' ' || at[2] == 0 || at[3] != ' ')
@@ -125,7 +129,7 @@ static bool is_gone(const struct stat_fields *fields)
 static uint64_t image_of(uint32_t pid)
 {
 	char vector[512];
-	ssize_t length = read_proc(pid, "auxv", vector, sizeof vector);
+	ssize_t length = read_proc(pid, "auxv", false, vector, sizeof vector);
 	uint64_t hash = 0xcbf29ce484222325ull; // FNV-1a
 	for (ssize_t i = 0; i < length; i++)
 		hash = (hash ^ (unsigned char)vector[i]) * 0x100000001b3ull;
@@ -157,6 +161,14 @@ void softmig_ledger_viewer(struct viewer *viewer)
 		memcpy(&viewer->random, random, sizeof viewer->random);
 }
 
+// A process that is ending has no program any more, long before it is a zombie.
+bool softmig_ledger_pid_runs(uint64_t word)
+{
+	char path[64], start[8];
+	proc_path(path, owner_pid(word), "exe");
+	return softmig_sys_readlink(path, start, sizeof start) > 0;
+}
+
 enum fate softmig_ledger_fate(const struct viewer *viewer, uint64_t word, uint64_t pid_ns)
 {
 	uint32_t pid = owner_pid(word), start = owner_start(word), start_mask = 0xffffffff;
@@ -169,11 +181,9 @@ enum fate softmig_ledger_fate(const struct viewer *viewer, uint64_t word, uint64
 	} else if (pid_ns != viewer->pid_ns) {
 		return FATE_UNKNOWN;
 	}
-	if (kill((pid_t)pid, 0) != 0 && errno == ESRCH)
-		return FATE_DEAD;
 	struct stat_fields fields;
 	if (!viewer->proc_is_ours || !read_stat(pid, &fields))
-		return FATE_ALIVE;
+		return kill((pid_t)pid, 0) != 0 && errno == ESRCH ? FATE_DEAD : FATE_ALIVE;
 	if ((start & start_mask) != 0 && ((start ^ fields.start) & start_mask) != 0)
 		return FATE_DEAD; // the pid has been given to another process
 	if (is_gone(&fields))
@@ -205,7 +215,7 @@ int softmig_ledger_find_execed(const struct softmig_ledger_file *file, const str
 static uint32_t innermost_pid(uint32_t pid)
 {
 	char text[2048];
-	if (read_proc(pid, "status", text, sizeof text) < 0)
+	if (read_proc(pid, "status", false, text, sizeof text) < 0)
 		return 0;
 	const char *at = strstr(text, "\nNSpid:");
 	uint64_t number = 0;

@@ -15,7 +15,7 @@
 #define MADV_WIPEONFORK 18
 #endif
 
-#define MINE_BYTES 4096
+#define MINE_BYTES sizeof(struct softmig_ledger_mine)
 #define FILE_BYTES ((off_t)sizeof(struct softmig_ledger_file))
 
 // A program that closed its descriptors 0 to 2 may open one of them any time and print into it.

@@ -68,13 +68,21 @@ struct softmig_ledger_mine {
 	_Atomic uint64_t standing;  // pid, while one of our threads stands in a contention
 	_Atomic uint64_t looked_ns; // when softmig_ledger_used last looked for the dead
 	_Atomic uint64_t deep_ns;   // when we last looked with the costly means
+	// When each slot's owner was last found alive by all of softmig_ledger_fate(): its pid and start, mixed, and JUDGED_UNIT_NS.
+	_Atomic uint64_t judged[SOFTMIG_LEDGER_SLOTS];
 };
+
+// For so long, at most twice, an owner found alive is only asked whether its pid still runs: pids do not come round in 17 ms. A
+// refusal looks twice, and those who are refused ask again at once.
+#define JUDGED_UNIT_NS (1ull << 23)
 
 // ledger_alive.c
 enum fate { FATE_DEAD, FATE_STOPPED, FATE_ALIVE, FATE_UNKNOWN };
 void softmig_ledger_viewer(struct viewer *viewer);
 // The owner or holder in an owner word, by the cheap means: kill(pid, 0) and /proc/PID/stat.
 enum fate softmig_ledger_fate(const struct viewer *viewer, uint64_t word, uint64_t pid_ns);
+// Does the process of the pid in an owner word still run a program (a third of the other's cost)? For one that was judged a moment ago. False: perhaps not.
+bool softmig_ledger_pid_runs(uint64_t word);
 // The costly means, for those whom the cheap ones show alive or not at all. Each names slots by index in dead[].
 // Those that have exec'ed since they claimed their slot:
 int softmig_ledger_find_execed(const struct softmig_ledger_file *file, const struct viewer *viewer, const uint16_t *candidates,

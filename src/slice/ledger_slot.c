@@ -137,12 +137,25 @@ static bool is_deep_due(const struct softmig_ledger *ledger)
 	return (last == 0 || now - last > DEEP_EVERY_NS) && atomic_compare_exchange_strong(&ledger->mine->deep_ns, &last, now);
 }
 
+// The same owner, by all but a coincidence of 2^-32, and the moment.
+static uint64_t judgement(uint64_t word, uint64_t now_ns)
+{
+	return (OWNER_IDENTITY(word) * 0x9e3779b97f4a7c15ull >> 32) << 32 | (uint32_t)(now_ns / JUDGED_UNIT_NS);
+}
+
+static bool judged_just_now(const struct softmig_ledger_mine *mine, uint32_t index, uint64_t word, uint64_t now_ns)
+{
+	uint64_t judged = atomic_load_explicit(&mine->judged[index], memory_order_relaxed);
+	return judged == judgement(word, now_ns) || judged == judgement(word, now_ns - JUDGED_UNIT_NS);
+}
+
 int softmig_ledger_sweep(const struct softmig_ledger *ledger, int gpu, enum sweep which, bool *stuck)
 {
 	struct softmig_ledger_file *file = ledger->file;
 	struct viewer viewer;
 	bool has_viewer = false;
 	int freed = 0;
+	uint64_t now_ns = which == SWEEP_REFUSAL ? softmig_ledger_clock_ns(CLOCK_MONOTONIC) : 0;
 	uint32_t count = ledger_mark(atomic_load(&file->mark));
 	for (uint32_t i = 0; i < count; i++) {
 		struct softmig_ledger_slot *slot = &file->slot[i];
@@ -151,12 +164,16 @@ int softmig_ledger_sweep(const struct softmig_ledger *ledger, int gpu, enum swee
 			continue;
 		if (OWNER_IDENTITY(word) == atomic_load_explicit(&ledger->mine->identity, memory_order_relaxed) && ledger->wipes)
 			continue; // ourselves, without asking the kernel
+		if (which == SWEEP_REFUSAL && ledger->wipes && judged_just_now(ledger->mine, i, word, now_ns) && softmig_ledger_pid_runs(word))
+			continue;
 		if (!has_viewer)
 			softmig_ledger_viewer(&viewer);
 		has_viewer = true;
 		enum fate fate = softmig_ledger_fate(&viewer, word, atomic_load_explicit(&slot->pid_ns, memory_order_relaxed));
 		if (fate == FATE_DEAD)
 			freed += discard(slot, &viewer, word);
+		else if (which == SWEEP_REFUSAL && fate != FATE_UNKNOWN && viewer.proc_is_ours)
+			atomic_store_explicit(&ledger->mine->judged[i], judgement(word, now_ns), memory_order_relaxed);
 		else if (stuck != NULL && fate != FATE_ALIVE && owner_state(word) == OWNER_OWNED)
 			*stuck = true;
 	}
