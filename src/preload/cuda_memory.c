@@ -76,7 +76,7 @@ static __attribute__((noinline)) struct softmig_ledger_use *new_cover(struct sof
 {
 	softmig_settle_if_due(gpu);
 	uint64_t limit = softmig_gpu_limit_bytes(gpu);
-	if (limit == 0)
+	if (limit == 0 || softmig_gpu_starved(gpu))
 		return NULL;
 	struct softmig_ledger_use *use = softmig_ledger_cover(softmig_ledger_now(), gpu->ledger, SOFTMIG_GRANULE_BYTES, limit == UINT64_MAX ? 0 : limit);
 	if (use != NULL)

@@ -237,8 +237,7 @@ static void fill_headroom(struct softmig_gpu *gpu, uint64_t has_bytes)
 		atomic_store_explicit(&gpu->headroom_bytes, has_bytes, memory_order_relaxed);
 }
 
-// A process with a context, and less than a granule of headroom.
-static bool is_starved(const struct softmig_gpu *gpu)
+bool softmig_gpu_starved(const struct softmig_gpu *gpu)
 {
 	return atomic_load_explicit(&gpu->headroom_bytes, memory_order_relaxed) < SOFTMIG_GRANULE_BYTES &&
 	       atomic_load_explicit(&gpu->contexts, memory_order_relaxed) != 0 && !atomic_load_explicit(&gpu->nvml_blind, memory_order_relaxed);
@@ -358,7 +357,7 @@ bool softmig_charge_if_room(struct softmig_gpu *gpu, enum softmig_ledger_kind ki
 // A call that asks for memory may also make the driver take some for itself, which is not to be had without headroom.
 static bool charge_fed(struct softmig_gpu *gpu, enum softmig_ledger_kind kind, uint64_t bytes)
 {
-	return !is_starved(gpu) && softmig_charge_if_room(gpu, kind, bytes);
+	return !softmig_gpu_starved(gpu) && softmig_charge_if_room(gpu, kind, bytes);
 }
 
 bool softmig_charge(struct softmig_gpu *gpu, enum softmig_ledger_kind kind, uint64_t bytes, const char *what)
@@ -367,7 +366,7 @@ bool softmig_charge(struct softmig_gpu *gpu, enum softmig_ledger_kind kind, uint
 		return true;
 	if (softmig_gpu_limit_bytes(gpu) == 0)
 		return false;
-	if (is_starved(gpu)) {
+	if (softmig_gpu_starved(gpu)) {
 		settle(gpu, 1, 0);
 		if (charge_fed(gpu, kind, bytes))
 			return true;

@@ -79,7 +79,9 @@ void softmig_gpu_leave(struct softmig_gpu *gpu);
 
 // Reserves; between enter and leave. False: refused for good, after settling, reclaiming the dead and trimming idle pools; logged. what: for the log.
 bool softmig_charge(struct softmig_gpu *gpu, enum softmig_ledger_kind kind, uint64_t bytes, const char *what);
-// The same without all that: does it fit as things are?
+// A process with a context and less than a granule of headroom: it is given nothing before that is there (softmig_charge sees to it).
+bool softmig_gpu_starved(const struct softmig_gpu *gpu);
+// softmig_charge without all that: does it fit as things are?
 bool softmig_charge_if_room(struct softmig_gpu *gpu, enum softmig_ledger_kind kind, uint64_t bytes);
 void softmig_uncharge(struct softmig_gpu *gpu, enum softmig_ledger_kind kind, uint64_t bytes);
 // The same where it is not certain that the driver gave all of it back (pools, shared blocks, arrays): stays charged as overhead until
