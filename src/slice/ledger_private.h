@@ -119,10 +119,12 @@ static inline struct softmig_ledger_slot *ledger_self(struct softmig_ledger *led
 {
 	if (LIKELY(ledger->wipes)) { // so it is open
 		uint64_t word = atomic_load_explicit(&ledger->mine->slot, memory_order_acquire);
-		struct softmig_ledger_slot *slot = &ledger->file->slot[((uint32_t)word & 0xffff) - 1];
-		if (LIKELY(word != 0 && OWNER_IDENTITY(atomic_load_explicit(&slot->owner, memory_order_relaxed)) ==
-		                            atomic_load_explicit(&ledger->mine->identity, memory_order_relaxed)))
-			return slot;
+		if (LIKELY(word != 0)) {
+			struct softmig_ledger_slot *slot = &ledger->file->slot[((uint32_t)word & 0xffff) - 1];
+			if (LIKELY(OWNER_IDENTITY(atomic_load_explicit(&slot->owner, memory_order_relaxed)) ==
+			           atomic_load_explicit(&ledger->mine->identity, memory_order_relaxed)))
+				return slot;
+		}
 	}
 	return softmig_ledger_self(ledger);
 }
