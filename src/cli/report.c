@@ -3,6 +3,7 @@
 #include "cli/cli.h"
 #include "cli/json.h"
 #include "cli/library.h"
+#include "cli/plot.h"
 #include "cli/summary.h"
 #include "cli/units.h"
 #include "slice/job.h"
@@ -91,14 +92,18 @@ static int find(uint64_t job, struct softmig_summary *summary)
 
 static int run(int argc, char **argv)
 {
-	static const struct option options[] = { { "json", no_argument, NULL, 'j' }, { 0 } };
+	static const struct option options[] = { { "json", no_argument, NULL, 'j' }, { "plot", required_argument, NULL, 'p' }, { 0 } };
 	bool as_json = false;
+	const char *picture = NULL;
 	for (int option; (option = softmig_cli_option(self, argc, argv, options)) != -1;) {
 		if (option == 'h')
 			return SOFTMIG_EXIT_OK;
-		if (option != 'j')
+		if (option == 'j')
+			as_json = true;
+		else if (option == 'p')
+			picture = optarg;
+		else
 			return SOFTMIG_EXIT_USAGE;
-		as_json = true;
 	}
 	uint64_t job = argv[optind] ? softmig_job_parse_id(argv[optind], strlen(argv[optind])) : 0;
 	if (!job)
@@ -113,16 +118,20 @@ static int run(int argc, char **argv)
 		print_json(&summary);
 	else
 		print_text(&summary);
+	char why[512];
+	if (picture && softmig_plot(&summary, picture, why, sizeof why) != 0)
+		return softmig_cli_fail(self, "%s", why);
 	return SOFTMIG_EXIT_OK;
 }
 
 const struct softmig_verb softmig_verb_report = {
 	.name = "report",
-	.arguments = "[--json] JOB",
+	.arguments = "[--json] [--plot FILE.png] JOB",
 	.summary = "Tell what a job did with its slice, and what to request next time",
 	.help = "Options:\n"
-	        "  --json      for scripts\n"
-	        "  --help      this text\n\n"
+	        "  --json           for scripts\n"
+	        "  --plot FILE.png  also draw memory and compute over time (needs gnuplot)\n"
+	        "  --help           this text\n\n"
 	        "On the node where the job ran, while it runs and for 30 days after. For the job's user and root.\n",
 	.run = run,
 };

@@ -14,6 +14,27 @@
 #include "cli/units.h"
 #include "slice/format.h"
 
+static uint32_t clipped(uint64_t value)
+{
+	return value < UINT32_MAX ? (uint32_t)value : UINT32_MAX;
+}
+
+// The samples, and how things stand now.
+static void add_course(const struct softmig_view *view, struct softmig_summary *summary)
+{
+	uint64_t used_bytes = 0, busy_ns = 0, throttled_ns = 0;
+	for (int i = 0; i < view->gpus; i++) {
+		used_bytes += view->gpu[i].used_bytes;
+		busy_ns += view->gpu[i].busy_ns;
+		throttled_ns += view->gpu[i].throttled_ns;
+	}
+	struct softmig_series_point now = { .second = clipped(summary->ended_s - summary->began_s), .used_mib = clipped(used_bytes >> 20),
+		                                .busy_ms = clipped(busy_ns / 1000000), .throttled_ms = clipped(throttled_ns / 1000000) };
+	struct timespec clock;
+	clock_gettime(CLOCK_MONOTONIC, &clock);
+	summary->points = softmig_series_read(view->ledger, &now, (uint64_t)clock.tv_sec * 1000000000 + (uint64_t)clock.tv_nsec, summary->point);
+}
+
 void softmig_summary_of(const struct softmig_view *view, struct softmig_summary *summary)
 {
 	*summary = (struct softmig_summary){ .job = view->job, .uid = view->uid, .running = true, .gpus = view->gpus };
@@ -29,6 +50,8 @@ void softmig_summary_of(const struct softmig_view *view, struct softmig_summary 
 			                            .throttled_ns = from->throttled_ns };
 		memcpy(to->uuid, from->uuid, sizeof to->uuid);
 	}
+	if (view->has_ledger)
+		add_course(view, summary);
 }
 
 // ---- The file. A user's own figures in a user's own file: reading trusts none of it.
@@ -72,6 +95,9 @@ static void print(FILE *out, struct softmig_summary *summary)
 		for (int i = 0; i < GPU_FIELDS; i++)
 			fprintf(out, "gpu%d_%s=%" PRIu64 "\n", gpu, fields[i].name, *fields[i].value);
 	}
+	for (int i = 0; i < summary->points; i++)
+		fprintf(out, "point=%" PRIu32 " %" PRIu32 " %" PRIu32 " %" PRIu32 "\n", summary->point[i].second, summary->point[i].used_mib,
+		        summary->point[i].busy_ms, summary->point[i].throttled_ms);
 }
 
 static bool path_of(const char *directory, uint64_t job, char path[PATH_MAX])
@@ -144,6 +170,35 @@ static bool parse_gpu(const char *text, int gpu, struct softmig_summary_gpu *to)
 	return good && sm_pct >= 1 && sm_pct <= 100;
 }
 
+static bool parse_point(const char *text, struct softmig_series_point *point)
+{
+	uint32_t *const values[] = { &point->second, &point->used_mib, &point->busy_ms, &point->throttled_ms };
+	for (int i = 0; i < 4; i++) {
+		uint64_t value;
+		size_t length = strcspn(text, " \n");
+		if (text[length] != (i < 3 ? ' ' : '\n') || !softmig_parse_decimal(text, length, UINT32_MAX, &value))
+			return false;
+		*values[i] = (uint32_t)value;
+		text += length + 1;
+	}
+	return true;
+}
+
+// Lines point=SECOND MIB BUSY_MS THROTTLED_MS; reports of before have none.
+static bool parse_course(const char *text, struct softmig_summary *summary)
+{
+	for (const char *line = text; *line; line += strcspn(line, "\n"), line += *line == '\n') {
+		if (strncmp(line, "point=", 6) != 0)
+			continue;
+		int at = summary->points;
+		if (at == SOFTMIG_SERIES_READ || !parse_point(line + 6, &summary->point[at]) ||
+		    (at > 0 && !softmig_series_follows(&summary->point[at - 1], &summary->point[at])))
+			return false;
+		summary->points++;
+	}
+	return true;
+}
+
 static bool parse(const char *text, struct softmig_summary *summary)
 {
 	struct field fields[JOB_FIELDS];
@@ -156,7 +211,7 @@ static bool parse(const char *text, struct softmig_summary *summary)
 	summary->gpus = good ? (int)gpus : 0;
 	for (int gpu = 0; good && gpu < summary->gpus; gpu++)
 		good = parse_gpu(text, gpu, &summary->gpu[gpu]);
-	return good;
+	return good && parse_course(text, summary);
 }
 
 int softmig_summary_read(const char *directory, uint64_t job, struct softmig_summary *summary)

@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "cli/view.h"
+#include "slice/series.h"
 
 struct softmig_summary_gpu {
 	uint8_t uuid[16];
@@ -27,6 +28,8 @@ struct softmig_summary {
 	bool running;
 	int gpus;
 	struct softmig_summary_gpu gpu[SOFTMIG_MAX_GPUS];
+	int points;                // of its course in time, the last one of ended_s
+	struct softmig_series_point point[SOFTMIG_SERIES_READ];
 };
 
 // Of a slice that there is.

@@ -15,6 +15,7 @@
 #include "slice/job.h"
 #include "slice/log.h"
 #include "slice/owner.h"
+#include "slice/series.h"
 #include "slice/sys.h"
 #include "slice/format.h"
 
@@ -204,6 +205,7 @@ const struct softmig_limits *softmig_limits_now(void)
 			reload();
 			errno = kept;
 		}
+		softmig_series_sample(&state.ledger, now);
 	}
 	return &limits[atomic_load_explicit(&limits_index, memory_order_acquire)];
 }

@@ -81,7 +81,9 @@ struct softmig_ledger_file {
 	_Atomic uint64_t created_ns;       // CLOCK_REALTIME
 	uint64_t pad0[5];
 	_Atomic uint64_t mark;             // low half: slots below it may be in use, none above; high half: counts claims
-	uint8_t pad[4096 - 72];
+	uint8_t pad1[128 - 72];
+	_Atomic uint64_t series_words[483]; // the job's course in time: see series.h
+	uint8_t pad2[4096 - 128 - 483 * 8];
 	struct softmig_ledger_gpu gpu[SOFTMIG_MAX_GPUS];
 	struct softmig_ledger_slot slot[SOFTMIG_LEDGER_SLOTS];
 };
@@ -90,6 +92,7 @@ _Static_assert(sizeof(struct softmig_ledger_use) == 64, "a process's use of a GP
 _Static_assert(sizeof(struct softmig_ledger_slot) == 64 + 64 * SOFTMIG_MAX_GPUS, "slots keep the lines aligned");
 _Static_assert(sizeof(struct softmig_ledger_gpu) == 256 && offsetof(struct softmig_ledger_gpu, share_words) == 64, "share.h counts on it");
 _Static_assert(offsetof(struct softmig_ledger_file, mark) == 64, "the mark has its own cache line");
+_Static_assert(offsetof(struct softmig_ledger_file, series_words) == 128, "layout, version 1");
 _Static_assert(offsetof(struct softmig_ledger_file, gpu) == 4096 && offsetof(struct softmig_ledger_file, slot) == 8192, "layout, version 1");
 _Static_assert(sizeof(struct softmig_ledger_file) == 1122304, "layout, version 1");
 

@@ -39,6 +39,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 		CHECK(summary.gpu[gpu].sm_pct >= 1 && summary.gpu[gpu].sm_pct <= 100);
 		CHECK(softmig_summary_mean_permille(&summary, gpu) <= 1000);
 	}
+	CHECK(summary.points >= 0 && summary.points <= SOFTMIG_SERIES_READ);
+	for (int i = 1; i < summary.points; i++)
+		CHECK(softmig_series_follows(&summary.point[i - 1], &summary.point[i]));
 	const char *suggestion = softmig_summary_suggestion(&summary);
 	CHECK(suggestion != NULL && suggestion[0] != '\0');
 	return 0;

@@ -274,3 +274,29 @@ status 1"* ]]
 	run "$softmig" report x
 	[ "$status" -eq 2 ]
 }
+
+@test "report --plot draws a job's course, while it runs and after its end" {
+	command -v gnuplot >/dev/null || skip "no gnuplot here"
+	run jobs_on_a_node '
+		is_png() { file=$1; [ "$(head -c 8 "$file" | od -An -tx1 | tr -d " ")" = 89504e470d0a1a0a ] && [ "$(wc -c <"$file")" -gt 5000 ]; }
+		"$softmig" slice create --job 3 --uid 0 --gpu 0=1/4
+		export SLURM_JOB_ID=3 SLURM_TMPDIR=/tmp/3; mkdir /tmp/3
+		LD_PRELOAD=$BUILD/libsoftmig.so "$hold" 1000 -- sh -c "sleep 2; unset LD_PRELOAD SLURM_JOB_ID; $softmig report --plot /tmp/3/running.png 3 >/dev/null && echo drawn"
+		unset SLURM_JOB_ID
+		is_png /tmp/3/running.png && echo "a picture of a running job"
+		"$softmig" slice delete --job 3
+		grep "^point=" /var/log/softmig/3.report
+		"$softmig" report --plot "/tmp/3/it'"'\''"'s over.png" 3 | head -1
+		is_png "/tmp/3/it'"'\''"'s over.png" && echo "a picture of its end"
+		"$softmig" report --plot /nowhere/x.png 3 >/dev/null || echo "status $?"
+		mkdir /tmp/empty
+		PATH=/tmp/empty "$softmig" report --plot /tmp/3/none.png 3 >/dev/null || echo "status $?"
+		[ ! -e /tmp/3/none.png ] && echo "nothing left"'
+	echo "$output"
+	[[ "$output" == *"drawn"*"a picture of a running job"* ]]
+	# what the context and 1000 MiB take, from the first second to the last sample; nothing at the end
+	[[ "$output" =~ point=[0-9]+\ (1[0-9]{3})\ 0\ 0.*point=[0-9]+\ 0\ 0\ 0 ]]
+	[[ "$output" == *"Job 3, user root"*"a picture of its end"* ]]
+	[[ "$output" == *"/nowhere/x.png cannot be written: No such file or directory"*"status 1"* ]]
+	[[ "$output" == *"gnuplot is not installed; on Debian, apt install gnuplot-nox"*"status 1"*"nothing left"* ]]
+}

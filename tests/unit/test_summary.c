@@ -83,6 +83,25 @@ static void test_a_report_is_read_back(void **state)
 	assert_int_equal(summary.gpu[0].throttled_ns, 4);
 }
 
+static void test_the_course_is_read_back_and_has_to_go_forward(void **state)
+{
+	(void)state;
+	struct softmig_summary summary;
+	assert_int_equal(read_text(HEAD "gpus=1\n" GPU "point=0 5 0 0\npoint=7 6 20 4294967295\n", &summary), 0);
+	assert_int_equal(summary.points, 2);
+	assert_int_equal(summary.point[1].second, 7);
+	assert_int_equal(summary.point[1].used_mib, 6);
+	assert_int_equal(summary.point[1].busy_ms, 20);
+	assert_int_equal(summary.point[1].throttled_ms, UINT32_MAX);
+	assert_int_equal(read_text(HEAD "gpus=1\n" GPU "point=7 5 0 0\npoint=7 6 20 3\n", &summary), EINVAL);
+	assert_int_equal(read_text(HEAD "gpus=1\n" GPU "point=7 5 0 4294967296\n", &summary), EINVAL);
+	assert_int_equal(read_text(HEAD "gpus=1\n" GPU "point=7 5 0\n", &summary), EINVAL);
+	char text[8192] = HEAD "gpus=1\n" GPU;
+	for (int i = 0; i <= SOFTMIG_SERIES_READ; i++)
+		snprintf(text + strlen(text), sizeof text - strlen(text), "point=%d 0 0 0\n", i);
+	assert_int_equal(read_text(text, &summary), EINVAL); // one too many
+}
+
 static void test_a_report_that_its_user_has_edited_harms_nobody(void **state)
 {
 	(void)state;
@@ -103,6 +122,7 @@ int main(void)
 		cmocka_unit_test(test_the_suggestion_names_what_held_the_job_up_first),
 		cmocka_unit_test(test_the_mean_share_is_of_the_whole_time),
 		cmocka_unit_test(test_a_report_is_read_back),
+		cmocka_unit_test(test_the_course_is_read_back_and_has_to_go_forward),
 		cmocka_unit_test(test_a_report_that_its_user_has_edited_harms_nobody),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
