@@ -96,7 +96,9 @@ outside() { # MiB in use on GPU 0, seen from outside
 	slice 3G
 	in_job "$steps" init ctx alloc:2G wait >"$work/first" < <(sleep 20) &
 	until grep -q '^alloc' "$work/first" 2>/dev/null; do sleep 0.05; done
-	kill -9 "$(pgrep -f "^$steps init ctx alloc:2G")"
+	victim=$(pgrep -f "^$steps init ctx alloc:2G")
+	kill -9 "$victim"
+	until [ ! -e "/proc/$victim" ] || grep -qs '^State:.*Z' "/proc/$victim/status"; do sleep 0.01; done # dead, reaped or not
 	run in_job "$steps" init ctx alloc:2G info
 	[ "${lines[2]}" = "alloc:2G: 0" ]
 	[ "${lines[3]}" = "info: 0 $((3072 - context - 2048)) 3072, null 0 0 0" ]
