@@ -10,7 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define SOFTMIG_BLOCK_BYTES (2ull << 20)
+#define SOFTMIG_BLOCK_BYTES (1ull << 21)
 
 enum softmig_block {
 	SOFTMIG_BLOCK_NONE, // not in a block known here, or no memory to note it in
