@@ -11,7 +11,7 @@
 
 #include "cli/files.h"
 
-enum { NOT_FOUND = 127, LARGEST_PICTURE = 16 << 20 };
+enum { NOT_FOUND = 127, LARGEST_PICTURE = 16 << 20, MINUTE = 60, HOUR = 3600, DAY = 86400 };
 
 struct unit {
 	const char *name;
@@ -20,11 +20,11 @@ struct unit {
 
 static struct unit unit_of(uint64_t seconds)
 {
-	if (seconds <= 180)
+	if (seconds <= UINT64_C(3) * MINUTE)
 		return (struct unit){ "seconds", 1 };
-	if (seconds <= 3 * 3600)
-		return (struct unit){ "minutes", 60 };
-	return seconds <= 72 * 3600 ? (struct unit){ "hours", 3600 } : (struct unit){ "days", 86400 };
+	if (seconds <= UINT64_C(3) * HOUR)
+		return (struct unit){ "minutes", MINUTE };
+	return seconds <= UINT64_C(3) * DAY ? (struct unit){ "hours", HOUR } : (struct unit){ "days", DAY };
 }
 
 static void print_memory(const struct softmig_summary *summary, double unit_s, FILE *out)
@@ -122,6 +122,15 @@ static int keep_picture(FILE *picture, const char *path, char *why, size_t why_s
 	return good && !error ? 0 : -1;
 }
 
+static int draw(FILE *script, FILE *picture, const char *path, char *why, size_t why_size)
+{
+	int status = run_gnuplot(script, picture);
+	if (status == 0)
+		return keep_picture(picture, path, why, why_size);
+	snprintf(why, why_size, status == NOT_FOUND ? "gnuplot is not installed; on Debian, apt install gnuplot-nox" : "gnuplot failed");
+	return -1;
+}
+
 int softmig_plot(const struct softmig_summary *summary, const char *path, char *why, size_t why_size)
 {
 	if (summary->points < 2) {
@@ -129,19 +138,15 @@ int softmig_plot(const struct softmig_summary *summary, const char *path, char *
 		return -1;
 	}
 	FILE *script = tmpfile(), *picture = tmpfile();
-	int result = -1, status = -1;
+	int result = -1;
 	if (!script || !picture) {
 		fail("a temporary file cannot be made", errno, why, why_size);
 	} else {
 		softmig_plot_script(summary, script);
 		if (fflush(script) != 0 || lseek(fileno(script), 0, SEEK_SET) < 0)
 			fail("a temporary file cannot be written", errno, why, why_size);
-		else if ((status = run_gnuplot(script, picture)) == NOT_FOUND)
-			snprintf(why, why_size, "gnuplot is not installed; on Debian, apt install gnuplot-nox");
-		else if (status != 0)
-			snprintf(why, why_size, "gnuplot failed");
 		else
-			result = keep_picture(picture, path, why, why_size);
+			result = draw(script, picture, path, why, why_size);
 	}
 	if (script)
 		fclose(script);

@@ -37,7 +37,7 @@ void softmig_series_add(struct softmig_series *series, const struct softmig_seri
 		count /= 2;
 		for (uint32_t i = 1; i < count; i++)
 			for (int half = 0; half < 2; half++)
-				atomic_store_explicit(&series->word[i][half], atomic_load_explicit(&series->word[i * 2][half], memory_order_relaxed),
+				atomic_store_explicit(&series->word[i][half], atomic_load_explicit(&series->word[(size_t)i * 2][half], memory_order_relaxed),
 				                      memory_order_relaxed);
 		distance_s *= 2;
 	}

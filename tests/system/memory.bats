@@ -1,5 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: Apache-2.0
+# shellcheck disable=SC2154 # work is of gpu_slice
 # Plain allocations in a slice: what is charged within is what the driver holds without, to the byte.
 
 bats_require_minimum_version 1.5.0
