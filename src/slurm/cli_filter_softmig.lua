@@ -68,8 +68,8 @@ local function apply(options)
 	elseif not sliced then
 		return slurm.SUCCESS
 	end
-	for _, field in ipairs(change.clear) do
-		options[OPTIONS[field]] = ""
+	for field, rest in pairs(change.leave) do
+		options[OPTIONS[field]] = rest
 	end
 	if per_node then
 		options["gpus-per-node"] = ""

@@ -32,7 +32,8 @@ if problem then
 end
 
 local FIELDS = { node = "tres_per_node", job = "tres_per_job", task = "tres_per_task", socket = "tres_per_socket" }
--- sbatch exports its --gpus options to the job, where an inner srun would ask for the slice by its old name.
+-- sbatch exports its --gpus options to the job, where an inner srun would ask for the slice by its old name (newer Slurm that of
+-- --gpus-per-task in SLURM_TRES_PER_TASK).
 local EXPORTED = { "SLURM_GPUS", "SLURM_GPUS_PER_NODE", "SLURM_GPUS_PER_TASK", "SLURM_GPUS_PER_SOCKET" }
 
 -- Slurm's "not given": NO_VAL, or NO_VAL16 in the 16-bit fields.
@@ -49,6 +50,11 @@ local function text(value)
 		return value
 	end
 	return nil
+end
+
+-- Newer Slurm binds the GPUs of --gpus-per-task, "gres/gpu:per_task:1", which a job with shards does not have.
+local function binds_gpus(bind)
+	return text(bind) ~= nil and bind:match("gres[:/]gpu") ~= nil
 end
 
 local function refuse(sentence)
@@ -107,8 +113,11 @@ local function apply(job_desc, job)
 	elseif not sliced then
 		return slurm.SUCCESS
 	end
-	for _, field in ipairs(change.clear) do
-		job_desc[FIELDS[field]] = "" -- nil is refused by Slurm
+	for field, rest in pairs(change.leave) do
+		job_desc[FIELDS[field]] = rest -- "" where nothing is left: nil is refused by Slurm
+	end
+	if binds_gpus(job_desc.tres_bind) then
+		job_desc.tres_bind = ""
 	end
 	job_desc.tres_per_node = change.node
 	if change.one_node and not job then
@@ -119,6 +128,13 @@ local function apply(job_desc, job)
 			if text(job_desc.environment[name]) then
 				job_desc.environment[name] = ""
 			end
+		end
+		local per_task = text(job_desc.environment.SLURM_TRES_PER_TASK)
+		if per_task then
+			job_desc.environment.SLURM_TRES_PER_TASK = slices.without_gpus(per_task)
+		end
+		if binds_gpus(job_desc.environment.SLURM_TRES_BIND) then
+			job_desc.environment.SLURM_TRES_BIND = ""
 		end
 	end
 	return slurm.SUCCESS

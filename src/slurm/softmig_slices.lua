@@ -147,9 +147,11 @@ local function check_shards(item, offered)
 end
 
 -- Translates one list of items. name: "gpu" for lists that leave it out (the client's --gpus). Returns the new list and what it
--- holds { slices, whole, shards = how many items }, or nil and the refusal. problem: why there is no table.
+-- holds { slices, whole, shards = how many items; moved, rest = the new list's shards, and its other items }, or nil and the refusal.
+-- problem: why there is no table.
 function M.translate(list, name, offered, problem)
 	local out, holds, seen = {}, { slices = 0, whole = 0, shards = 0 }, {}
+	local moved, rest = {}, {}
 	for text in (list or ""):gmatch("[^,]+") do
 		local item = parse_item(text, name)
 		local sharded
@@ -187,8 +189,22 @@ function M.translate(list, name, offered, problem)
 			seen[sharded] = true
 		end
 		out[#out + 1] = text
+		local part = sharded and moved or rest
+		part[#part + 1] = text
 	end
+	holds.moved, holds.rest = table.concat(moved, ","), table.concat(rest, ",")
 	return table.concat(out, ","), holds
+end
+
+-- The list without its GPUs: newer Slurm also lists a task's CPUs there.
+function M.without_gpus(list)
+	local rest = {}
+	for text in list:gmatch("[^,]+") do
+		if parse_item(text).name ~= "gpu" then
+			rest[#rest + 1] = text
+		end
+	end
+	return table.concat(rest, ",")
 end
 
 local function given(number)
@@ -207,7 +223,8 @@ end
 
 -- Judges a whole request. ask holds the lists node, job, task, socket (nil where not given; plain: they leave out "gpu:") and
 -- the numbers nodes, tasks, tasks_per_node, sockets and the lists cpus_per_gpu, mem_per_gpu, tasks_per_gpu.
--- Returns false (leave the request alone), or true and { node = list, clear = {"job", ...}, one_node = bool }, or nil and the refusal.
+-- Returns false (leave the request alone), or true and { node = list, leave = { task = what stays of the list, ... }, one_node = bool },
+-- or nil and the refusal.
 function M.judge(ask, offered, problem)
 	local lists, sum = {}, { slices = 0, whole = 0, shards = 0, lists = 0 }
 	for _, field in ipairs({ "node", "job", "task", "socket" }) do
@@ -220,7 +237,7 @@ function M.judge(ask, offered, problem)
 			if holds.shards > 0 and field ~= "node" then
 				return nil, "shards are given per node: ask for shards with --gres"
 			end
-			lists[field] = { out = out, slices = holds.slices }
+			lists[field] = { out = out, slices = holds.slices, moved = holds.moved, rest = holds.rest }
 			sum.slices, sum.whole = sum.slices + holds.slices, sum.whole + holds.whole
 			sum.shards = sum.shards + holds.shards
 			sum.lists = sum.lists + (holds.slices + holds.shards > 0 and 1 or 0)
@@ -237,7 +254,7 @@ function M.judge(ask, offered, problem)
 	elseif sum.slices == 0 then
 		return false
 	end
-	local change = { node = lists.node and lists.node.out, clear = {}, one_node = false }
+	local change = { node = lists.node and lists.node.out, leave = {}, one_node = false }
 	if lists.job and lists.job.slices > 0 then
 		if given(ask.nodes) and ask.nodes > 1 then
 			return nil, "--gpus asks for one slice in all, but the job has " .. ask.nodes .. " nodes: use --gpus-per-node"
@@ -255,8 +272,8 @@ function M.judge(ask, offered, problem)
 	end
 	for _, field in ipairs({ "job", "task", "socket" }) do
 		if lists[field] and lists[field].slices > 0 then
-			change.node = (change.node and change.node .. "," or "") .. lists[field].out
-			change.clear[#change.clear + 1] = field
+			change.node = (change.node and change.node .. "," or "") .. lists[field].moved
+			change.leave[field] = lists[field].rest
 		end
 	end
 	return true, change

@@ -210,6 +210,25 @@ equal("whole GPUs are untouched", { rc, values.tres_per_node }, { 0, "gres:gpu:l
 rc, values = submit({ tres_per_job = "gres:gpu:l40s.2:1", script = "#!/bin/sh", environment = { SLURM_GPUS = "l40s.2:1", PATH = "/bin" } })
 equal("an inner srun does not meet the old name", { rc, values.environment }, { 0, { SLURM_GPUS = "", PATH = "/bin" } })
 
+-- Slurm 24.11 (recorded): what --gpus-per-task and --cpus-per-task of sbatch make of the job and of its environment
+rc, values = submit({ tres_per_task = "cpu=2,gres/gpu:l40s.2=1", tres_bind = "gres/gpu:per_task:1", num_tasks = 1, script = "#!/bin/sh",
+	environment = { SLURM_TRES_PER_TASK = "cpu=2,gres/gpu:l40s.2=1", SLURM_TRES_BIND = "gres/gpu:per_task:1", SLURM_CPUS_PER_TASK = "2" } })
+equal("24.11: the slice moves, the CPUs of a task stay", { rc, values.tres_per_node, values.tres_per_task, values.tres_bind },
+	{ 0, "gres/shard:l40s:2", "cpu=2", "" })
+equal("24.11: and an inner srun does not meet the old name", values.environment,
+	{ SLURM_TRES_PER_TASK = "cpu=2", SLURM_TRES_BIND = "", SLURM_CPUS_PER_TASK = "2" })
+rc, values = submit({ tres_per_task = "gres/gpu:l40s.2=1", num_tasks = 1, script = "#!/bin/sh",
+	environment = { SLURM_TRES_PER_TASK = "gres/gpu:l40s.2=1" } })
+equal("24.11: without CPUs", { rc, values.tres_per_node, values.tres_per_task, values.environment.SLURM_TRES_PER_TASK },
+	{ 0, "gres/shard:l40s:2", "", "" })
+rc, values = submit({ tres_per_task = "cpu=2", tres_per_node = "gres/gpu:l40s.4:1", script = "#!/bin/sh",
+	environment = { SLURM_TRES_PER_TASK = "cpu=2" } })
+equal("24.11: CPUs per task beside --gres stay", { rc, values.tres_per_node, values.tres_per_task, values.environment.SLURM_TRES_PER_TASK },
+	{ 0, "gres/shard:l40s:1", "cpu=2", "cpu=2" })
+rc, values = submit({ tres_per_task = "cpu=2,gres/gpu:l40s=1", tres_bind = "gres/gpu:per_task:1" })
+equal("24.11: whole GPUs are untouched", { rc, values.tres_per_node, values.tres_per_task, values.tres_bind },
+	{ 0, nil, "cpu=2,gres/gpu:l40s=1", "gres/gpu:per_task:1" })
+
 -- changes of a pending job
 rc, values = submit({ tres_per_node = "gres:gpu:h200.2:1" }, { tres_per_node = "gres:shard:l40s:2", min_nodes = 1 })
 equal("a change is translated", { rc, values.tres_per_node }, { 0, "gres:shard:h200:4" })

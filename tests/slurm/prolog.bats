@@ -1,0 +1,104 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck disable=SC2016 # scripts for other shells
+# The prolog alone, on what Slurm 22.05 and 24.11 said when they were asked (recorded on running clusters).
+bats_require_minimum_version 1.5.0
+
+setup() {
+  [ "$(id -u)" = 0 ] || skip "needs root"
+  unshare -m true 2>/dev/null || skip "needs mount namespaces"
+  bin=$BATS_TEST_TMPDIR/bin
+  mkdir "$bin" "$BATS_TEST_TMPDIR/sbin" "$BATS_TEST_TMPDIR/etc"
+  cp "$(command -v bash)" "$BATS_TEST_TMPDIR/sbin/slurmd-stand-in" # the prolog finds Slurm's commands beside its parent
+  printf 'l40s 4\nh200 4\n' >"$BATS_TEST_TMPDIR/etc/softmig.conf"
+  : >"$BATS_TEST_TMPDIR/etc/slurm.conf"
+  says squeue 'case "$*" in *--json*) cat "$answers/json" ;; *) cat "$answers/squeue" ;; esac'
+  says scontrol '[ "$1 $2" = "show hostnames" ] || exit 0; eval "printf \"%s\\n\" $(sed "s/\[\([0-9]\)-\([0-9]\)\]/{\1..\2}/" <<<"$3")"'
+  says slurmd 'cat "$answers/slurmd"'
+  says softmig 'echo "softmig $*"; [ "$2" != fail ]'
+  export answers=$BATS_TEST_TMPDIR SOFTMIG_PROLOG_TRIES=1
+}
+
+says() { # says COMMAND SCRIPT
+  printf '#!/bin/bash\n%s\n' "$2" >"$bin/$1"
+  chmod 755 "$bin/$1"
+}
+
+# prolog [VARIABLE=VALUE...]: as slurmd would run it for job 1 on node n3, which has a /run of its own
+prolog() {
+  run unshare -m sh -c 'mount -t tmpfs none /run && mkdir /run/softmig && exec "$@"' _ env -i answers="$answers" SOFTMIG_PROLOG_TRIES=1 SOFTMIG_COMMAND="$bin/softmig" SLURM_CONF="$BATS_TEST_TMPDIR/etc/slurm.conf" SLURMD_NODENAME=n3 \
+    SLURM_NODELIST=n3 SLURM_JOB_ID=1 SLURM_JOB_UID=65534 SLURM_JOB_GID=65534 "$@" \
+    "$BATS_TEST_TMPDIR/sbin/slurmd-stand-in" -c "$SOURCE/src/slurm/softmig-prolog; exit \$?"
+}
+
+requests() { printf '%-24s%-24s%-60s%-60s%-60s%-60s\n' 1 N/A "$1" N/A N/A N/A >"$answers/squeue"; }
+newer_slurmd() {
+  cat >"$answers/slurmd" <<'END'
+slurmd: error: The option "CgroupAutomount" is defunct, please remove it from cgroup.conf.
+slurmd: Gres Name=shard Type=h200 Count=4 Index=0 ID=1918986455 File=/dev/nvidia0 Links=(null) Flags=HAS_FILE,HAS_TYPE,SHARED
+slurmd: Gres Name=gpu Type=h200 Count=1 Index=0 ID=7696487 File=/dev/nvidia0 Links=(null) Flags=HAS_FILE,HAS_TYPE,ENV_NVML,ENV_RSMI,ENV_ONEAPI,ENV_OPENCL,ENV_DEFAULT
+slurmd: Gres Name=gpu Type=h200 Count=1 Index=1 ID=7696487 File=/dev/nvidia1 Links=(null) Flags=HAS_FILE,HAS_TYPE,ENV_NVML,ENV_RSMI,ENV_ONEAPI,ENV_OPENCL,ENV_DEFAULT
+slurmd: Gres Name=gpu Type=l40s Count=1 Index=2 ID=7696487 File=/dev/nvidia2 Links=(null) Flags=HAS_FILE,HAS_TYPE,ENV_NVML,ENV_RSMI,ENV_ONEAPI,ENV_OPENCL,ENV_DEFAULT
+END
+}
+older_slurmd() {
+  cat >"$answers/slurmd" <<'END'
+slurmd-n3: Gres Name=gpu Type=h200 Count=1 Index=0 ID=7696487 File=/dev/nvidia0 (null)
+slurmd-n3: Gres Name=gpu Type=h200 Count=1 Index=1 ID=7696487 File=/dev/nvidia1 (null)
+slurmd-n3: Gres Name=gpu Type=l40s Count=1 Index=2 ID=7696487 File=/dev/nvidia2 (null)
+END
+}
+json() { printf '  "jobs": [\n    {\n      "comment": "",\n      "gres_detail": [\n        "%s"\n      ],\n      "job_id": 1,\n      "name": "true"\n    }\n  ]\n' "$1" >"$answers/json"; }
+created() { [ "$output" = "softmig slice create --replace --job 1 --uid 65534 --gid 65534 $1" ]; }
+
+@test "Slurm 22.05: one type, two types" {
+  older_slurmd
+  requests gres:shard:l40s:1
+  prolog SLURM_JOB_GPUS=2
+  created "--gpu 2=1/4"
+  requests gres:shard:h200:2,gres:shard:l40s:1
+  json 'shard:h200:2(IDX:1),shard:l40s:1(IDX:2)'
+  prolog SLURM_JOB_GPUS=2
+  created "--gpu 1=2/4 --gpu 2=1/4"
+}
+
+@test "Slurm 24.11: one type, two types" {
+  newer_slurmd
+  requests gres/shard:l40s:1
+  prolog SLURM_JOB_GPUS=2
+  created "--gpu 2=1/4"
+  requests gres/shard:h200:2,gres/shard:l40s:1
+  json 'shard:h200:2(0\\/4,2\\/4,0\\/4),shard:l40s:1(0\\/4,0\\/4,1\\/4)'
+  prolog SLURM_JOB_GPUS=2
+  created "--gpu 1=2/4 --gpu 2=1/4"
+}
+
+@test "shards on two GPUs are no slice, in either's words" {
+  newer_slurmd
+  requests gres/shard:h200:2,gres/shard:l40s:1
+  for given in 'shard:h200:2(1\\/4,1\\/4,0\\/4)' 'shard:h200:2(IDX:0,1)' 'shard:h200:2(IDX:0-1)' 'shard:h200:2(0\\/4,0\\/4,0\\/4)' 'shard:h200:2()'; do
+    json "$given,shard:l40s:1(0\\\\/4,0\\\\/4,1\\\\/4)"
+    prolog SLURM_JOB_GPUS=2
+    [ "$status" = 1 ]
+    [[ $output == "softmig slice fail --job 1 Slurm gave "*"a slice is part of one GPU" ]] || { echo "$given: $output" && return 1; }
+  done
+}
+
+@test "a job without a GPU asks nothing where there is none, and is asked for where there are some" {
+  : >"$answers/slurmd"
+  rm -f "$answers/squeue"
+  prolog
+  [ "$status" = 0 ]
+  [ -z "$output" ]
+  newer_slurmd
+  prolog
+  [ "$status" = 1 ]
+  [[ $output == "softmig slice fail --job 1 the controller did not say what the job was given"* ]]
+  requests N/A
+  prolog
+  [ "$status" = 0 ]
+  requests gres/shard:l40s:1
+  prolog
+  [ "$status" = 1 ]
+  [[ $output == "softmig slice fail --job 1 Slurm names no GPU for 'shard:l40s:1'"* ]]
+}
