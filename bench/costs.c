@@ -177,7 +177,7 @@ static void measure_all(int argc, char **argv)
 		with_size("cuMemCreate+cuMemRelease 64 MiB", 64 * MIB, 100, 5, create_release, NULL);
 	}
 	if (wanted(argc, argv, "refusal"))
-		measure("a refusal", 100, 10, refused, NULL);
+		measure("a refusal", 30, 3, refused, NULL);
 	if (wanted(argc, argv, "info"))
 		measure("cuMemGetInfo", 100, 100, memory_info, NULL);
 }

@@ -163,7 +163,7 @@ static void note(struct block *block, uint64_t pointer)
 	block->count++;
 }
 
-enum softmig_block softmig_block_join(uint64_t pointer)
+__attribute__((hot)) enum softmig_block softmig_block_join(uint64_t pointer)
 {
 	struct table *table = table_get();
 
@@ -214,7 +214,7 @@ bool softmig_block_has(uint64_t pointer)
 	return has;
 }
 
-enum softmig_block softmig_block_leave(uint64_t pointer, int *gpu)
+__attribute__((hot)) enum softmig_block softmig_block_leave(uint64_t pointer, int *gpu)
 {
 	struct table *table = table_get();
 	enum softmig_block told = SOFTMIG_BLOCK_NONE;

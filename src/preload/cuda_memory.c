@@ -15,10 +15,6 @@ _Static_assert(SOFTMIG_BLOCK_BYTES == SOFTMIG_GRANULE_BYTES, "a block is a granu
 
 enum { SETTLE_AFTER = 64 }; // small allocations that took nothing, until the clock is looked at
 
-// A pointer that is tracked by itself does not begin a block's bytes: then where a pointer lies no longer tells a small one.
-static _Atomic bool uneven_pointers;
-static _Atomic uint32_t kept_covers;
-
 static uint64_t current_context(void)
 {
 	CUcontext context = NULL;
@@ -61,8 +57,8 @@ static bool record(struct softmig_gpu *gpu, enum kind kind, uint64_t pointer, ui
 	                                         .context = context,
 	                                         .unseen = kind == MANAGED,
 	                                         .gpu = (uint8_t)gpu->ledger};
-	if (pointer % SOFTMIG_GRANULE_BYTES != 0)
-		atomic_store_explicit(&uneven_pointers, true, memory_order_relaxed);
+	if (pointer % SOFTMIG_GRANULE_BYTES != 0) // from now on, where a pointer lies no longer tells a small one
+		atomic_store_explicit(&softmig_hot.uneven_pointers, true, memory_order_relaxed);
 	if (!softmig_track_swap(&entry, &old))
 		return false;
 	if (old.kind != SOFTMIG_TRACK_FREE)
@@ -94,8 +90,8 @@ static inline struct softmig_ledger_use *cover(struct softmig_gpu *gpu)
 static inline void keep_cover(struct softmig_gpu *gpu, struct softmig_ledger_use *use)
 {
 	softmig_ledger_cover_keep(use, SOFTMIG_GRANULE_BYTES);
-	uint32_t kept = atomic_load_explicit(&kept_covers, memory_order_relaxed) + 1;
-	atomic_store_explicit(&kept_covers, kept, memory_order_relaxed); // a count that another thread spoils now and then will do
+	uint32_t kept = atomic_load_explicit(&softmig_hot.kept_covers, memory_order_relaxed) + 1;
+	atomic_store_explicit(&softmig_hot.kept_covers, kept, memory_order_relaxed); // a count that another thread spoils now and then will do
 	if (kept % SETTLE_AFTER == 0)
 		softmig_settle_if_due(gpu);
 }
@@ -162,6 +158,8 @@ static __attribute__((noinline)) bool spend_cover(struct softmig_gpu *gpu, struc
 		return result; \
 	} while (0)
 
+// What is hot lies together (so do the functions it calls).
+#define HOT __attribute__((hot))
 #define CHARGED static __attribute__((noinline)) CUresult
 
 CHARGED charged_v2(CUdeviceptr *dptr, uint64_t bytesize)
@@ -169,7 +167,7 @@ CHARGED charged_v2(CUdeviceptr *dptr, uint64_t bytesize)
 	ALLOCATE(DEVICE, bytesize, "cuMemAlloc", dptr, DRIVER(cuMemAlloc_v2)(dptr, bytesize));
 }
 
-CUresult hook_cuMemAlloc_v2(CUdeviceptr *dptr, size_t bytesize)
+HOT CUresult hook_cuMemAlloc_v2(CUdeviceptr *dptr, size_t bytesize)
 {
 	ALLOCATE_DEVICE((uint64_t)bytesize, dptr, DRIVER(cuMemAlloc_v2)(dptr, bytesize), charged_v2(dptr, bytesize));
 }
@@ -229,7 +227,7 @@ CUresult hook_cuMemAllocPitch(CUdeviceptr_v1 *dptr, unsigned int *pPitch, unsign
 // Is it a small allocation? Whoever frees it knows that it is alive, so the answer stays true.
 static bool is_in_block(uint64_t pointer)
 {
-	return (pointer % SOFTMIG_GRANULE_BYTES != 0 && !atomic_load_explicit(&uneven_pointers, memory_order_relaxed)) ||
+	return (pointer % SOFTMIG_GRANULE_BYTES != 0 && !atomic_load_explicit(&softmig_hot.uneven_pointers, memory_order_relaxed)) ||
 	       softmig_block_has(pointer);
 }
 
@@ -290,7 +288,7 @@ CHARGED free_tracked_v2(CUdeviceptr dptr)
 	FREE_TRACKED(dptr, DRIVER(cuMemFree_v2)(dptr));
 }
 
-CUresult hook_cuMemFree_v2(CUdeviceptr dptr)
+HOT CUresult hook_cuMemFree_v2(CUdeviceptr dptr)
 {
 	FREE(dptr, DRIVER(cuMemFree_v2)(dptr), free_tracked_v2(dptr));
 }

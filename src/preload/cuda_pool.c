@@ -39,7 +39,6 @@ struct pools {
 };
 
 static struct softmig_private private_pools;
-_Atomic bool softmig_pools_have_freed;
 
 static struct pools *all(void)
 {

@@ -20,8 +20,7 @@ enum { MAX_DEVICES = 64, SETTLE_EVERY_NS = 500000000, SETTLE_AGAIN_NS = 5000000,
 static struct softmig_gpu gpus[SOFTMIG_MAX_GPUS];
 // CUDA device number -> ledger index + 1; 0: not asked yet.
 static _Atomic int8_t index_of_device[MAX_DEVICES];
-_Atomic(struct softmig_gpu *) softmig_gpu_only;
-_Atomic uint64_t softmig_lowerings_counted;
+struct softmig_hot softmig_hot;
 
 static uint64_t coarse_now_ns(void)
 {
@@ -93,7 +92,7 @@ struct softmig_gpu *softmig_gpu_current_or_only_asked(void)
 	int count;
 
 	if (gpu != NULL && DRIVER(cuDeviceGetCount)(&count) == CUDA_SUCCESS && count == 1)
-		atomic_store_explicit(&softmig_gpu_only, gpu, memory_order_release);
+		atomic_store_explicit(&softmig_hot.only_gpu, gpu, memory_order_release);
 	return gpu;
 }
 
@@ -215,7 +214,7 @@ uint64_t softmig_gpu_overhead_bytes(const struct softmig_gpu *gpu)
 static bool lower_overhead(struct softmig_gpu *gpu, uint64_t seen, uint64_t now, uint64_t overhead)
 {
 	if (overhead < now)
-		atomic_fetch_add(&softmig_lowerings_counted, 1);
+		atomic_fetch_add(&softmig_hot.lowerings, 1);
 	return atomic_load(&gpu->activity) == seen && softmig_ledger_swap_overhead(softmig_ledger_now(), gpu->ledger, now, overhead);
 }
 

@@ -41,6 +41,16 @@ struct softmig_gpu {
 	_Atomic uint64_t headroom_bytes;  // what was left of it when NVML was asked last
 };
 
+// What each small allocation or release looks at, in one cache line.
+struct softmig_hot {
+	_Alignas(64) _Atomic(struct softmig_gpu *) only_gpu; // that the process sees; NULL: several, or not known yet
+	_Atomic uint64_t lowerings;     // see softmig_lowerings()
+	_Atomic uint32_t kept_covers;   // see cuda_memory.c
+	_Atomic bool uneven_pointers;   // see cuda_memory.c
+	_Atomic bool pools_freed;       // see softmig_pools_freed(); in a forked child it may stand there from the parent: then an empty list is refreshed
+};
+extern struct softmig_hot softmig_hot;
+
 // Size as the driver takes it: whole granules.
 static inline uint64_t softmig_granules(uint64_t bytes)
 {
@@ -54,11 +64,10 @@ struct softmig_gpu *softmig_gpu_of_device(CUdevice device);
 struct softmig_gpu *softmig_gpu_current(void);
 struct softmig_gpu *softmig_gpu_by_index(int ledger);
 // The same as the current context's, for what needs no current context, without asking the driver where there is but one GPU to see.
-extern _Atomic(struct softmig_gpu *) softmig_gpu_only; // NULL: several, or not known yet
 struct softmig_gpu *softmig_gpu_current_or_only_asked(void);
 static inline struct softmig_gpu *softmig_gpu_current_or_only(void)
 {
-	struct softmig_gpu *gpu = atomic_load_explicit(&softmig_gpu_only, memory_order_acquire);
+	struct softmig_gpu *gpu = atomic_load_explicit(&softmig_hot.only_gpu, memory_order_acquire);
 	return __builtin_expect(gpu != NULL, 1) ? gpu : softmig_gpu_current_or_only_asked();
 }
 // Is it forbidden to the slice (root's file lists GPUs, and this is none of them)?
@@ -111,10 +120,9 @@ void softmig_settle_if_due(struct softmig_gpu *gpu);
 // How many times settling lowered an overhead. Small allocations are freed without enter and leave, unless their block ends with them; who
 // then, after enter, finds this changed since before the driver's call gives the block back by softmig_uncharge_measured: it
 // may have been gone from NVML's figure, but not from what is tracked.
-extern _Atomic uint64_t softmig_lowerings_counted;
 static inline uint64_t softmig_lowerings(void)
 {
-	return atomic_load(&softmig_lowerings_counted);
+	return atomic_load(&softmig_hot.lowerings);
 }
 // NVML's bytes for this process on the GPU. False: NVML cannot tell.
 bool softmig_gpu_nvml_bytes(struct softmig_gpu *gpu, uint64_t *bytes);
@@ -131,19 +139,17 @@ void softmig_pools_trim(struct softmig_gpu *gpu);
 void softmig_pools_forget(struct softmig_gpu *gpu);
 // brings all pools' charges up to date (outside enter and leave);
 void softmig_pools_refresh(void);
-// something that may have come from a pool was freed: the next synchronisation may give memory back. In a forked child it may stand
-// there from the parent: then an empty list is refreshed.
-extern _Atomic bool softmig_pools_have_freed;
+// something that may have come from a pool was freed: the next synchronisation may give memory back.
 static inline void softmig_pools_freed(void)
 {
-	if (!atomic_load_explicit(&softmig_pools_have_freed, memory_order_relaxed))
-		atomic_store_explicit(&softmig_pools_have_freed, true, memory_order_relaxed);
+	if (!atomic_load_explicit(&softmig_hot.pools_freed, memory_order_relaxed))
+		atomic_store_explicit(&softmig_hot.pools_freed, true, memory_order_relaxed);
 }
 // the device was waited for: a pool gives back what is above its threshold, which is told to the ledger at once, or other processes of
 // the slice would be refused what is free.
 static inline void softmig_pools_synchronised(void)
 {
-	if (atomic_load_explicit(&softmig_pools_have_freed, memory_order_relaxed) && atomic_exchange(&softmig_pools_have_freed, false))
+	if (atomic_load_explicit(&softmig_hot.pools_freed, memory_order_relaxed) && atomic_exchange(&softmig_hot.pools_freed, false))
 		softmig_pools_refresh();
 }
 #endif

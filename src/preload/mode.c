@@ -26,9 +26,10 @@ static struct {
 	_Atomic pid_t deciding; // the process that is at it, so that a child forked meanwhile does not wait for a thread it lacks
 	bool has_share, from_file, secure;
 	uint64_t job;
-	struct softmig_ledger ledger;
 	char file[256]; // the limit file
 } state = {.mode = UNDECIDED};
+
+struct softmig_ledger softmig_the_ledger;
 
 // Two copies, so that a reader's stays whole while the next is written; a third version comes a second later at the earliest.
 static struct softmig_limits limits[2];
@@ -66,7 +67,7 @@ static int open_root_ledger(void)
 		return errno;
 	if (status.st_uid != geteuid() && geteuid() != 0)
 		return EPERM;
-	return softmig_ledger_open(&state.ledger, path, status.st_uid, false);
+	return softmig_ledger_open(&softmig_the_ledger, path, status.st_uid, false);
 }
 
 static int open_user_ledger(void)
@@ -86,7 +87,7 @@ static int open_user_ledger(void)
 		softmig_format(path, sizeof(path), "%s/cudevshr.cache.%llu.%s", directory, (unsigned long long)state.job, array);
 	else
 		softmig_format(path, sizeof(path), "%s/cudevshr.cache.%llu", directory, (unsigned long long)state.job);
-	return softmig_ledger_open(&state.ledger, path, geteuid(), true);
+	return softmig_ledger_open(&softmig_the_ledger, path, geteuid(), true);
 }
 
 static enum softmig_mode open_ledger(void)
@@ -205,14 +206,9 @@ const struct softmig_limits *softmig_limits_now(void)
 			reload();
 			errno = kept;
 		}
-		softmig_series_sample(&state.ledger, now);
+		softmig_series_sample(&softmig_the_ledger, now);
 	}
 	return &limits[atomic_load_explicit(&limits_index, memory_order_acquire)];
-}
-
-struct softmig_ledger *softmig_ledger_now(void)
-{
-	return &state.ledger;
 }
 
 uint64_t softmig_mode_job(void)

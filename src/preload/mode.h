@@ -27,7 +27,11 @@ bool softmig_mode_has_share(void);
 // The limits in force, a changed limit file picked up within a second. Valid for at least a second. Only in a slice.
 const struct softmig_limits *softmig_limits_now(void);
 // The job's ledger. Only in a slice, where it is always open.
-struct softmig_ledger *softmig_ledger_now(void);
+extern struct softmig_ledger softmig_the_ledger;
+static inline struct softmig_ledger *softmig_ledger_now(void)
+{
+	return &softmig_the_ledger;
+}
 // The Slurm job, 0 outside.
 uint64_t softmig_mode_job(void);
 // Do the limits come from root's file?

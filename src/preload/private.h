@@ -9,7 +9,7 @@
 
 struct softmig_private_page {
 	pid_t pid; // whose it is; 0: the kernel sees to that
-	_Alignas(64) char memory[];
+	_Alignas(16) char memory[]; // what comes first in it shares the line
 };
 
 struct softmig_private {

@@ -298,7 +298,7 @@ bool softmig_ledger_reserve(struct softmig_ledger *ledger, int gpu, enum softmig
 	return granted;
 }
 
-struct softmig_ledger_use *softmig_ledger_cover_kept(struct softmig_ledger *ledger, int gpu, uint64_t bytes)
+__attribute__((hot)) struct softmig_ledger_use *softmig_ledger_cover_kept(struct softmig_ledger *ledger, int gpu, uint64_t bytes)
 {
 	struct softmig_ledger_slot *slot = is_valid_gpu(ledger, gpu) ? ledger_self(ledger) : NULL;
 	uint64_t kept = bytes;

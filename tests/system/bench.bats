@@ -66,7 +66,7 @@ between() { # VALUE LOW HIGH
 @test "the costs of a slice are measured by turns, with their spread, and name the version" {
 	timeout 100 "$SOURCE/bench/run" --sim --rounds 4 --processes 4 --many-seconds 1 --out "$work/table.md" alloc first many >"$work/log" 2>&1
 	between "$(column 4 'cuMemAlloc.cuMemFree 64 MiB')" 0.5 50
-	grep -qE '^\| cuMemAlloc\+cuMemFree 4 KiB, held block \|[^|]*\|[^|]*\| [0-9.]+ \| [0-9.]+ to [0-9.]+ \|' "$work/table.md"
+	grep -qE '^\| cuMemAlloc\+cuMemFree 4 KiB, held block \|[^|]*\|[^|]*\| [0-9.]+ \| [0-9.]+ \([0-9.]+ to [0-9.]+\) \|' "$work/table.md"
 	grep -qE '^\| primary context \|' "$work/table.md"
 	grep -qE '^\| 4 processes at once to a context \([1-5] times\)' "$work/table.md"
 	grep -qE 'SoftMig at .*src [0-9a-f]{12}, library [0-9a-f]{12}' "$work/table.md"
