@@ -47,26 +47,81 @@ except AttributeError as e: print(str(e))
 print(json.dumps({\"k\": [1, 2.5]})); sys.exit(3)"' 3
 }
 
-@test "perl, java, node" {
-  local ran=
-  if command -v perl >/dev/null; then
-    same 'perl -e "fork or exit 3; wait; print \$? >> 8, \"\n\"; print join(\",\", sort { \$a <=> \$b } (3, 20, 1)), \"\n\"; exit 5"' 5
-    ran=1
-  fi
-  if command -v node >/dev/null; then
-    same "node -e \"const w = require('worker_threads'); console.log(process.argv.length, require('child_process').execSync('echo child').toString()); process.exitCode = 6\"" 6
-    ran=1
-  fi
-  if command -v java >/dev/null; then
-    echo 'class Hello { public static void main(String[] a) throws Exception { Thread t = new Thread(() -> System.out.println("thread")); t.start(); t.join(); System.exit(8); } }' >Hello.java
-    if command -v javac >/dev/null && javac -d . Hello.java; then
-      same "java -Xshare:auto -cp $PWD Hello" 8
-    else
-      same 'java -version'
-    fi
-    ran=1
-  fi
-  [ -n "$ran" ] || skip "none of perl, node and java is installed here"
+@test "perl" {
+  needs perl
+  same 'perl -e "fork or exit 3; wait; print \$? >> 8, \"\n\"; print join(\",\", sort { \$a <=> \$b } (3, 20, 1)), \"\n\"; exit 5"' 5
+}
+
+@test "node" {
+  needs node
+  same "node -e \"const w = require('worker_threads'); console.log(process.argv.length, require('child_process').execSync('echo child').toString()); process.exitCode = 6\"" 6
+}
+
+@test "java" {
+  needs java javac
+  echo 'class Hello { public static void main(String[] a) throws Exception { Thread t = new Thread(() -> System.out.println("thread")); t.start(); t.join(); System.exit(8); } }' >Hello.java
+  javac -d . Hello.java
+  same "java -Xshare:auto -cp $PWD Hello" 8
+}
+
+# What a program gives to its children says what it has become itself: descriptors left open, signals ignored or blocked, umask, limits,
+# variables, and that nothing was printed on the way.
+@test "what programs hand on to their children: descriptors, signals, umask, limits, variables" {
+  cp "$PROGRAMS/probe" /mnt/tmp/p
+  echo 'all: ; @/mnt/tmp/p || true' >makefile
+  mkdir -p from to
+  echo x >from/f
+  local ways=(
+    'sh -c "trap \"\" USR1; /mnt/tmp/p; exit \$?"' 'bash -c "umask 077; exec 7</etc/passwd; /mnt/tmp/p; exit \$?"' 'env -u HOME /mnt/tmp/p'
+    'timeout 20 /mnt/tmp/p' 'nice -n 3 /mnt/tmp/p' 'nohup /mnt/tmp/p' 'setsid -w /mnt/tmp/p' 'echo | xargs /mnt/tmp/p; exit 7' 'find /mnt/tmp/p -exec {} ";" -quit; exit 7'
+  )
+  local more=(
+    'perl|perl -e "exit(system(\"/mnt/tmp/p\") >> 8)"' 'python3|python3 -c "import subprocess, sys; sys.exit(subprocess.run([\"/mnt/tmp/p\"]).returncode)"'
+    'node|node -e "process.exitCode = require(\"child_process\").spawnSync(\"/mnt/tmp/p\", {stdio: \"inherit\"}).status"'
+    'git|git -c alias.look="!/mnt/tmp/p" look' 'make|make -s; exit 7' 'su|su -s /bin/sh nobody -c /mnt/tmp/p' 'sudo|sudo -n /mnt/tmp/p | grep -v "^SUDO_"; exit 7'
+    'strace|strace -o /dev/null /mnt/tmp/p' 'tar|tar cf - from | tar xf - -C to --to-command="/mnt/tmp/p | grep -v ^TAR_"; exit 7'
+    'rsync|printf "#!/bin/sh\n/mnt/tmp/p >/mnt/tmp/seen\nshift; exec \"\$@\"\n" >rsh; chmod 755 rsh; rsync -a -e ./rsh from/ here:/mnt/tmp/to/; cat seen; exit 7'
+  )
+  local way count=0
+  for way in "${more[@]}"; do
+    if command -v "${way%%|*}" >/dev/null; then ways+=("${way#*|}"); fi
+  done
+  for way in "${ways[@]}"; do
+    same "$way" 7
+    grep -q '^Threads:' "$BATS_TEST_TMPDIR/on.out"
+    grep -q '^descriptor' "$BATS_TEST_TMPDIR/on.out"
+    count=$((count + 1))
+  done
+  [ "$count" -ge 14 ]
+}
+
+# About a process that runs: threads, signals pending, blocked, ignored and caught, umask, privileges, and which descriptors it has.
+look_at='grep -E "^(Umask|Threads|Sig[PBIC]|ShdPnd|NoNewPrivs|Seccomp|Uid|Gid|Cap)" /proc/$pid/status; for fd in /proc/$pid/fd/*; do echo "${fd##*/} $(readlink $fd | sed "s/[0-9][0-9]*/N/g")"; done'
+
+@test "what daemons and interpreters are while they run: threads, signals, umask, privileges, descriptors" {
+  mkdir -p keys
+  [ -e keys/host ] || ! command -v ssh-keygen >/dev/null || ssh-keygen -q -t ed25519 -N '' -f keys/host
+  printf '%s\n' 'Port 2298' 'ListenAddress 127.0.0.1' "HostKey $PWD/keys/host" 'PidFile none' 'LogLevel ERROR' >keys/sshd_waiting
+  echo 'class Wait { public static void main(String[] a) throws Exception { System.out.println("ready"); Thread.sleep(60000); } }' >Wait.java
+  ! command -v javac >/dev/null || javac -d . Wait.java
+  local lives=(
+    'sleep|sleep 60' 'bash|bash -c "trap : USR1; echo ready; read -t 60 </dev/zero"' 'perl|perl -e "\$SIG{HUP} = sub {}; sleep 60"'
+    'python3|python3 -c "import threading, time; [threading.Thread(target=time.sleep, args=(60,), daemon=True).start() for _ in range(3)]; time.sleep(60)"'
+    'node|node -e "setTimeout(() => {}, 60000)"' 'java|java -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:CICompilerCount=1 -Xint -cp . Wait'
+    'sshd|/usr/sbin/sshd -D -f keys/sshd_waiting' 'cron|cron -f'
+  )
+  local life count=0
+  for life in "${lives[@]}"; do
+    command -v "${life%%|*}" >/dev/null || continue
+    # it rests when four looks in a row are the same
+    same "rm -f /run/crond.pid; ${life#*|} >/dev/null 2>&1 & pid=\$!; before= alike=0; for try in \$(seq 100); do sleep 0.15; now=\$($look_at)
+      if [ \"\$now\" = \"\$before\" ]; then alike=\$((alike + 1)); else alike=0; fi; [ \$alike -lt 3 ] || break; before=\$now; done
+      echo \"\$now\"; kill \$pid; wait \$pid 2>/dev/null; true"
+    grep -q '^Threads:' "$BATS_TEST_TMPDIR/on.out"
+    grep -q '^0 ' "$BATS_TEST_TMPDIR/on.out"
+    count=$((count + 1))
+  done
+  [ "$count" -ge 5 ]
 }
 
 @test "git: a repository, commits, a clone" {

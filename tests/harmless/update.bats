@@ -28,14 +28,18 @@ another_version() { # another_version N: the library with another note in it, so
     pids+=($!)
   done
   # shellcheck disable=SC2086
-  seq 800 | xargs -P 3 -I{} sh -c "$PROGRAMS/probe loaded || echo {} >>lost" &
-  local starter=$!
+  seq 800 | xargs -P 3 -I{} sh -c "echo {} >>started; $PROGRAMS/probe loaded || echo {} >>lost" &
+  local starter=$! begun=0
+  touch started
   for n in 1 2 1 2 1 2 1 2 1 2; do
+    while [ "$(wc -l <started)" -lt $begun ]; do sleep 0.01; done # spread over all the starts
+    begun=$((begun + 80))
     softmig update --directory $node --library "version$n.so"
     cmp "version$n.so" $node/libsoftmig.so
   done
   wait $starter
   rm running
+  [ "$(wc -l <started)" -eq 800 ]
   local died=0
   for pid in "${pids[@]}"; do wait "$pid" || died=$((died + 1)); done
   [ "$died" -eq 0 ]
@@ -69,5 +73,5 @@ another_version() { # another_version N: the library with another note in it, so
 teardown() {
   rm -f running
   disable_library
-  rm -rf $node ./*.so lost before
+  rm -rf $node ./*.so lost started before
 }
