@@ -40,8 +40,10 @@ between() { # VALUE LOW HIGH
 	share --gpus 0,1 --only 'pieces|graph of 20 x 100 us at 25|inference at 50|inference at 25' kinds infer || [ $? -eq 1 ]
 	between "$(column 3 "^[|] dependent launches in pieces")" 42 58
 	between "$(column 3 "^[|] graph of 20")" 20 30
-	between "$(column 2 '^[|] 50 [|]')" 25 42
-	between "$(column 3 '^[|] 25 [|]')" 20 29
+	# with pauses, a busy machine takes from native and sliced alike: what must not be is more than the share
+	between "$(column 2 '^[|] 50 [|]')" 10 45
+	between "$(column 3 '^[|] 50 [|]')" 10 45
+	between "$(column 3 '^[|] 25 [|]')" 8 28
 }
 
 @test "the share is changed under load" {
