@@ -26,7 +26,7 @@ says() { # says COMMAND SCRIPT
 
 # prolog [VARIABLE=VALUE...]: as slurmd would run it for job 1 on node n3, which has a /run of its own
 prolog() {
-  run unshare -m sh -c 'mount -t tmpfs none /run && mkdir /run/softmig && exec "$@"' _ env -i answers="$answers" SOFTMIG_PROLOG_TRIES=1 SOFTMIG_COMMAND="$bin/softmig" SLURM_CONF="$BATS_TEST_TMPDIR/etc/slurm.conf" SLURMD_NODENAME=n3 \
+  run unshare -m sh -c 'mount -t tmpfs none /run && mkdir /run/softmig && cp "$answers/cache" /run/softmig/.gpus 2>/dev/null; exec "$@"' _ env -i answers="$answers" SOFTMIG_PROLOG_TRIES=1 SOFTMIG_COMMAND="$bin/softmig" SLURM_CONF="$BATS_TEST_TMPDIR/etc/slurm.conf" SLURMD_NODENAME=n3 \
     SLURM_NODELIST=n3 SLURM_JOB_ID=1 SLURM_JOB_UID=65534 SLURM_JOB_GID=65534 "$@" \
     "$BATS_TEST_TMPDIR/sbin/slurmd-stand-in" -c "$SOURCE/src/slurm/softmig-prolog; exit \$?"
 }
@@ -71,6 +71,29 @@ created() { [ "$output" = "softmig slice create --replace --job 1 --uid 65534 --
   json 'shard:h200:2(0\\/4,2\\/4,0\\/4),shard:l40s:1(0\\/4,0\\/4,1\\/4)'
   prolog SLURM_JOB_GPUS=2
   created "--gpu 1=2/4 --gpu 2=1/4"
+}
+
+@test "what was learned of the GPUs is kept, but not for a job that contradicts it" {
+  : >"$answers/slurmd"
+  touch -d '1 minute ago' "$BATS_TEST_TMPDIR/etc/slurm.conf"
+  requests gres/shard:l40s:1
+  echo 'l40s /dev/nvidia[5-6]' >"$answers/cache"
+  prolog SLURM_JOB_GPUS=1
+  created "--gpu 6=1/4"
+  # none was seen, when the driver was not there yet perhaps
+  newer_slurmd
+  sed -i 's/nvidia2/nvidia7/' "$answers/slurmd"
+  echo - >"$answers/cache"
+  prolog SLURM_JOB_GPUS=2
+  created "--gpu 7=1/4"
+  prolog
+  [ "$status" = 0 ]
+  [ -z "$output" ]
+  # nor when the configuration is newer
+  touch -d 'tomorrow' "$BATS_TEST_TMPDIR/etc/slurm.conf"
+  prolog
+  [ "$status" = 1 ]
+  [[ $output == "softmig slice fail --job 1 Slurm names no GPU"* ]]
 }
 
 @test "shards on two GPUs are no slice, in either's words" {
