@@ -8,7 +8,7 @@
 // graphs of one stream share theirs: where the slice is nearly full, what is there already is not asked for twice. That holds while every
 // graph frees what it allocates: one that leaves memory allocated takes it away from those before it.
 //
-// Graphs themselves are on the GPU too: their nodes, made at the instantiation or the first launch or upload.
+// Graphs themselves are on the GPU too: their nodes, from the instantiation on.
 #include "preload/cuda_graph_memory.h"
 
 #include <errno.h>
@@ -42,8 +42,6 @@ struct pool {
 static struct softmig_private private_pools;
 // Executable graphs with memory nodes, ever: while there is none, a launch costs nothing.
 static _Atomic bool any;
-// Executable graphs that were not launched yet.
-static _Atomic uint32_t fresh;
 
 static struct pool *pool_of(const struct softmig_gpu *gpu)
 {
@@ -105,6 +103,17 @@ void softmig_graph_memory_trim(struct softmig_gpu *gpu)
 	DRIVER(cuDeviceGraphMemTrim)(gpu->device);
 	shake(pool);
 	refresh(gpu, pool, 0, false);
+}
+
+bool softmig_graph_memory_changed(struct softmig_gpu *gpu)
+{
+	struct pool *pool = atomic_load(&any) ? pool_of(gpu) : NULL;
+
+	if (pool == NULL)
+		return false;
+	uint64_t before = atomic_load_explicit(&pool->charged_bytes, memory_order_relaxed);
+	refresh(gpu, pool, 0, false);
+	return atomic_load_explicit(&pool->charged_bytes, memory_order_relaxed) != before;
 }
 
 void softmig_graph_memory_forget(struct softmig_gpu *gpu)
@@ -258,30 +267,6 @@ static void forget_exec(CUgraphExec exec)
 		key = key_of(exec, next_gpu(&entry));
 }
 
-// Its nodes may come to the GPU with the first launch. False: no memory to record it in.
-static bool note_fresh(CUgraphExec exec, uint64_t bytes)
-{
-	struct softmig_track_entry old, entry = {.kind = SOFTMIG_TRACK_OTHER, .key = (uint64_t)(uintptr_t)exec, .more = bytes};
-
-	if (!softmig_track_swap(&entry, &old))
-		return false;
-	if (old.kind == SOFTMIG_TRACK_FREE)
-		atomic_fetch_add(&fresh, 1);
-	return true;
-}
-
-static bool take_fresh(CUgraphExec exec, uint64_t *bytes)
-{
-	struct softmig_track_entry entry;
-
-	if (atomic_load_explicit(&fresh, memory_order_relaxed) == 0 ||
-	    !softmig_track_remove(SOFTMIG_TRACK_OTHER, (uint64_t)(uintptr_t)exec, &entry))
-		return false;
-	atomic_fetch_sub(&fresh, 1);
-	*bytes = entry.more;
-	return true;
-}
-
 // Records an executable graph, walked before, and ends with the spans. False: no memory to record it in.
 static bool note_exec(CUgraphExec exec, struct spans *spans)
 {
@@ -321,19 +306,18 @@ static bool note_exec(CUgraphExec exec, struct spans *spans)
 	return noted;
 }
 
-// The three moves of an instantiation. Afterwards its memory nodes are known, and its other nodes are on the GPU or to come there.
+// The three moves of an instantiation. Afterwards its memory nodes are known.
 struct making {
 	struct spans spans;
 	struct softmig_unasked unasked;
-	uint64_t nodes_bytes;
 };
 
 static bool make_begin(struct making *making, CUgraph graph)
 {
 	*making = (struct making){0};
 	walk(&making->spans, graph, 0);
-	making->nodes_bytes = SOFTMIG_GRANULE_BYTES + softmig_granules(making->spans.nodes * NODE_BYTES);
-	if (softmig_unasked_begin(&making->unasked, softmig_gpu_current(), making->nodes_bytes, "graph"))
+	uint64_t most_bytes = SOFTMIG_GRANULE_BYTES + softmig_granules(making->spans.nodes * NODE_BYTES);
+	if (softmig_unasked_begin(&making->unasked, softmig_gpu_current(), most_bytes, "graph"))
 		return true;
 	softmig_scratch_free(making->spans.at, making->spans.room * sizeof(*making->spans.at));
 	return false;
@@ -348,7 +332,7 @@ static CUresult make_end(struct making *making, CUresult result, const CUgraphEx
 		softmig_scratch_free(making->spans.at, making->spans.room * sizeof(*making->spans.at));
 		return result;
 	}
-	if (note_exec(*exec, &making->spans) && note_fresh(*exec, making->nodes_bytes))
+	if (note_exec(*exec, &making->spans))
 		return CUDA_SUCCESS;
 	hook_cuGraphExecDestroy(*exec);
 	if (gpu != NULL)
@@ -425,9 +409,7 @@ CUresult hook_cuGraphInstantiateWithParams_ptsz(CUgraphExec *phGraphExec, CUgrap
 
 CUresult hook_cuGraphExecDestroy(CUgraphExec hGraphExec)
 {
-	uint64_t bytes;
 	forget_exec(hGraphExec);
-	take_fresh(hGraphExec, &bytes);
 	return DRIVER(cuGraphExecDestroy)(hGraphExec);
 }
 
@@ -536,7 +518,7 @@ void softmig_graph_memory_stream_gone(struct softmig_gpu *gpu)
 		shake(pool);
 }
 
-static CUresult launch(CUgraphExec exec, CUstream stream, bool per_thread, CUresult (*call)(CUgraphExec, CUstream))
+CUresult softmig_graph_memory_launch(CUgraphExec exec, CUstream stream, bool per_thread, CUresult (*call)(CUgraphExec, CUstream))
 {
 	struct softmig_track_entry graphs[SOFTMIG_MAX_GPUS];
 	uint64_t held_bytes[SOFTMIG_MAX_GPUS], number = stream_number(stream, per_thread), key = (uint64_t)(uintptr_t)exec;
@@ -573,24 +555,6 @@ static CUresult launch(CUgraphExec exec, CUstream stream, bool per_thread, CUres
 			tell(&graphs[i], gpu, pool, number, held_bytes[i], result == CUDA_SUCCESS);
 		softmig_gpu_leave(gpu);
 	}
-	return result;
-}
-
-CUresult softmig_graph_memory_launch(CUgraphExec exec, CUstream stream, bool per_thread, CUresult (*call)(CUgraphExec, CUstream))
-{
-	struct softmig_unasked unasked;
-	uint64_t nodes_bytes;
-
-	if (!take_fresh(exec, &nodes_bytes))
-		return launch(exec, stream, per_thread, call);
-	if (!softmig_unasked_begin(&unasked, softmig_gpu_of_stream(stream, per_thread), nodes_bytes, "graph")) {
-		note_fresh(exec, nodes_bytes);
-		return CUDA_ERROR_OUT_OF_MEMORY;
-	}
-	CUresult result = launch(exec, stream, per_thread, call);
-	if (result != CUDA_SUCCESS)
-		note_fresh(exec, nodes_bytes);
-	softmig_unasked_end(&unasked);
 	return result;
 }
 

@@ -219,18 +219,20 @@ CUresult hook_cuLibraryGetKernel(CUkernel *pKernel, CUlibrary library, const cha
 // A larger stack is taken at once.
 static CUresult set_stack(struct softmig_gpu *gpu, size_t value)
 {
-	uint64_t growth = softmig_local_stack_growth(gpu, value);
+	CUresult result = CUDA_ERROR_OUT_OF_MEMORY;
 
+	softmig_local_stack_begin(gpu);
+	uint64_t growth = softmig_local_stack_growth(gpu, value);
 	softmig_gpu_enter(gpu);
-	if (growth != 0 && !softmig_charge(gpu, SOFTMIG_LEDGER_OVERHEAD, growth, "stack")) {
-		softmig_gpu_leave(gpu);
-		return CUDA_ERROR_OUT_OF_MEMORY;
-	}
-	CUresult result = DRIVER(cuCtxSetLimit)(CU_LIMIT_STACK_SIZE, value);
+	bool granted = growth == 0 || softmig_charge(gpu, SOFTMIG_LEDGER_OVERHEAD, growth, "stack");
+	if (granted)
+		result = DRIVER(cuCtxSetLimit)(CU_LIMIT_STACK_SIZE, value);
 	if (result == CUDA_SUCCESS)
 		softmig_local_stack_is(gpu, value);
 	softmig_gpu_leave(gpu);
-	softmig_settle_reserved(gpu, growth);
+	if (granted)
+		softmig_settle_reserved(gpu, growth);
+	softmig_local_stack_end(gpu);
 	return result;
 }
 

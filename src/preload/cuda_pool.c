@@ -148,6 +148,23 @@ void softmig_pools_trim(struct softmig_gpu *gpu)
 			refresh(&pools->pool[i], handle, gpu, 0, true);
 }
 
+bool softmig_pools_changed(struct softmig_gpu *gpu)
+{
+	struct pools *pools = all();
+	CUmemoryPool handle;
+	bool changed = false;
+
+	for (uint32_t i = 0; pools != NULL && i < atomic_load(&pools->used); i++) {
+		struct pool *pool = &pools->pool[i];
+		if (!is_ours(pool, gpu, &handle))
+			continue;
+		uint64_t before = atomic_load_explicit(&pool->charged_bytes, memory_order_relaxed);
+		refresh(pool, handle, gpu, 0, false);
+		changed |= atomic_load_explicit(&pool->charged_bytes, memory_order_relaxed) != before;
+	}
+	return changed;
+}
+
 void softmig_pools_forget(struct softmig_gpu *gpu)
 {
 	struct pools *pools = all();

@@ -252,6 +252,14 @@ static void tell_if_above(const struct softmig_gpu *gpu, uint64_t bytes)
 		            gpu->number, (unsigned long long)used, (unsigned long long)limit);
 }
 
+// The driver takes from its pools at any synchronisation. A pool whose charge is above what it has would have its difference
+// taken off the overhead, and grow again unnoticed.
+static bool pools_changed(struct softmig_gpu *gpu)
+{
+	bool changed = softmig_pools_changed(gpu);
+	return softmig_graph_memory_changed(gpu) || changed;
+}
+
 // own: calls of this thread that are counted as in flight. reserved_bytes: of the overhead, what this thread reserved for a call
 // that has been made.
 static uint64_t settle(struct softmig_gpu *gpu, uint64_t own, uint64_t reserved_bytes)
@@ -264,6 +272,7 @@ static uint64_t settle(struct softmig_gpu *gpu, uint64_t own, uint64_t reserved_
 	// With the larger of two readings the difference can only be too small; so it may raise the overhead at any time, and
 	// lower it when nothing moved meanwhile, the overhead itself included.
 	for (int attempt = 0; attempt < 3; attempt++) {
+		pools_changed(gpu);
 		uint64_t now = softmig_gpu_overhead_bytes(gpu);
 		uint64_t before = atomic_load_explicit(&gpu->activity, memory_order_acquire);
 		bool covers = false;
@@ -290,6 +299,7 @@ static uint64_t settle(struct softmig_gpu *gpu, uint64_t own, uint64_t reserved_
 		least += softmig_local_outstanding(gpu, least);
 		// What is charged already stays as headroom, up to what is wanted: what has grown has been granted before.
 		uint64_t most = least + headroom_wanted(gpu), charged = now < least ? least : now > most ? most : now;
+		quiet = quiet && !pools_changed(gpu);
 		if (quiet && lower_overhead(gpu, before, now, charged)) {
 			if (now < least)
 				tell_if_above(gpu, least - now);

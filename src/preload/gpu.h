@@ -131,10 +131,14 @@ bool softmig_gpu_nvml_bytes(struct softmig_gpu *gpu, uint64_t *bytes);
 void softmig_graph_memory_trim(struct softmig_gpu *gpu);
 // nothing is left of it (between enter and leave).
 void softmig_graph_memory_forget(struct softmig_gpu *gpu);
+// brings its charge up to date: did it change?
+bool softmig_graph_memory_changed(struct softmig_gpu *gpu);
 // a stream on it was destroyed.
 void softmig_graph_memory_stream_gone(struct softmig_gpu *gpu);
 // cuda_pool.c: gives idle pool memory of this process on the GPU back to the driver (between enter and leave);
 void softmig_pools_trim(struct softmig_gpu *gpu);
+// brings the charges of its pools up to date: did one change?
+bool softmig_pools_changed(struct softmig_gpu *gpu);
 // the primary context and its pools are gone (between enter and leave);
 void softmig_pools_forget(struct softmig_gpu *gpu);
 // brings all pools' charges up to date (outside enter and leave);

@@ -8,6 +8,10 @@
 
 // A kernel with so much local memory will make the current context grow: charges it. False: the slice has no room.
 bool softmig_local_kernel(struct softmig_gpu *gpu, uint64_t bytes_per_thread);
+// Around a change of the stack limit, from asking what it takes to telling what it has become: one thread after another, or what one
+// lowers meanwhile the other would raise unasked.
+void softmig_local_stack_begin(struct softmig_gpu *gpu);
+void softmig_local_stack_end(struct softmig_gpu *gpu);
 // What a stack limit of so much will make the context grow by, at once.
 uint64_t softmig_local_stack_growth(struct softmig_gpu *gpu, uint64_t bytes_per_thread);
 // The stack limit has become that.

@@ -59,6 +59,7 @@ def environment(extra=None):
         env["SOFTMIG_TEST_SIM"] = "1"
         env["SOFTMIG_SIM_STATE"] = f"/dev/shm/softmig-gpu-test.{os.getpid()}"
         env["SOFTMIG_SIM_GPUS"] = "2xH200:143771M"
+        env["SOFTMIG_SIM_POOL_KEEP"] = "32M"
     if UUID:
         env["CUDA_VISIBLE_DEVICES"] = UUID
     env["PYTHONPATH"] = os.path.dirname(os.path.abspath(__file__)) + ":" + env.get("PYTHONPATH", "")
