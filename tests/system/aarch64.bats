@@ -17,7 +17,13 @@ setup_file() {
   fi
   cmake -S "$SOURCE" -B "$ARM" -DCMAKE_TOOLCHAIN_FILE="$SOURCE/packaging/aarch64-linux-gnu.cmake" -DSOFTMIG_WERROR=ON \
     -DCMAKE_BUILD_TYPE=Release "${options[@]}" >"$BATS_FILE_TMPDIR/configure" || { cat "$BATS_FILE_TMPDIR/configure"; return 1; }
-  cmake --build "$ARM" -j 2 >"$BATS_FILE_TMPDIR/built" 2>&1 || { cat "$BATS_FILE_TMPDIR/built"; return 1; }
+  local targets=(softmig_preload softmig sim_cuda sim_nvml sim-smi)
+  [ ${#options[@]} -eq 0 ] || targets+=(unit_tests)
+  for program in "$SOURCE"/tests/system/programs/*.c; do
+    program=${program##*/}
+    targets+=("program_${program%.c}")
+  done
+  cmake --build "$ARM" -j 2 --target "${targets[@]}" >"$BATS_FILE_TMPDIR/built" 2>&1 || { cat "$BATS_FILE_TMPDIR/built"; return 1; }
   # A build folder whose programs of tests/system are emulated.
   export EMULATED=$BATS_FILE_TMPDIR/emulated
   mkdir -p "$EMULATED/programs"
@@ -61,25 +67,21 @@ emulate() { timeout 60 qemu-aarch64 -L /usr/aarch64-linux-gnu "$@"; }
   [[ "$output" == *"$(sed -n 's/^project(softmig VERSION \([0-9.]*\).*/\1/p' "$SOURCE/CMakeLists.txt")"* ]]
 }
 
-# What qemu-user 7 does not have: pages wiped at fork, the names and start times of other processes, setuid.
-emulator_lacks() { # program: the tests of it that fail for that reason alone
-  case $1 in
-    test_track) echo a_forked_child_starts_with_nothing_and_its_threads_agree ;;
-    test_log) echo a_setuid_program_obeys_no_variable ;;
-    test_view) echo test_a_process_is_told_with_its_name_and_its_overhead ;;
-  esac
-}
+# What qemu-user 7 does not have: pages wiped at fork, the names and start times of other processes, setuid. These fail for that reason alone:
+beyond_the_emulator='a_forked_child_starts_with_nothing_and_its_threads_agree a_forked_child_starts_with_nothing a_setuid_program_obeys_no_variable
+  test_a_process_is_told_with_its_name_and_its_overhead cover_in_use_counts_as_used_for_whoever_waits_long'
 
 @test "the unit tests of one process pass" {
   [ -e "$CMOCKA/complete" ] || skip "Debian's mirror gives no cmocka of arm64 now"
-  local test name count=0
+  local test name failed count=0
   for test in "$ARM"/tests/unit/test_*; do
     [ -x "$test" ] && [ -f "$test" ] || continue
     name=${test##*/}
     case $name in test_ledger_hammer | test_ledger_processes | test_ledger_steps) continue ;; esac
     emulate -E LD_LIBRARY_PATH="$CMOCKA/usr/lib/aarch64-linux-gnu" "$test" >"$BATS_TEST_TMPDIR/said" 2>&1 3>&- || true
     grep -q '^\[==========\] [1-9][0-9]* test(s) run\.' "$BATS_TEST_TMPDIR/said" || { cat "$BATS_TEST_TMPDIR/said"; return 1; }
-    diff <(emulator_lacks "$name") <(sed -n 's/^\[  FAILED  \] \([a-z_]*\)$/\1/p' "$BATS_TEST_TMPDIR/said" | sort -u)
+    failed=$(sed -n 's/^\[  FAILED  \] \([a-z_]*\)$/\1/p' "$BATS_TEST_TMPDIR/said" | sort -u | grep -vxF "$(tr -s ' \n' '\n' <<<"$beyond_the_emulator")" || true)
+    [ -z "$failed" ] || { cat "$BATS_TEST_TMPDIR/said"; return 1; }
     count=$((count + 1))
   done
   [ "$count" -eq $(($(find "$SOURCE/tests/unit" -name 'test_*.c' | wc -l) - 3)) ]
