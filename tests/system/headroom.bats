@@ -1,0 +1,47 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: Apache-2.0
+# What the driver takes for itself, unasked, comes out of what was granted before: a slice never stands above its limit by it.
+
+bats_require_minimum_version 1.5.0
+load gpu_slice
+
+setup() {
+	slice_setup
+	export SOFTMIG_SIM_CEILING=2G SOFTMIG_SIM_WITNESS=$work/witness # who steps above the limit, for however short
+}
+
+teardown() {
+	local above
+	above=$(cat "$work/witness" 2>/dev/null) || true
+	slice_teardown
+	echo "$above"
+	[ -z "$above" ]
+}
+
+@test "streams are out of memory where a slice has none for their channels" {
+	in_slice 2G headroom streams
+}
+
+@test "graphs are out of memory where a slice has none for their nodes" {
+	in_slice 2G headroom graphs
+}
+
+@test "a driver that takes blocks for itself stays within the slice, and what is freed feeds the process again" {
+	SOFTMIG_SIM_FAULT=own:20 in_slice 2G headroom starved
+}
+
+@test "headroom comes with the first context on a GPU and goes with the last" {
+	in_slice 2G headroom with_the_context
+}
+
+@test "a context fits to the byte beside the headroom of its process" {
+	in_slice 2G headroom context_fits
+}
+
+@test "a pool that gave memory back on its own is charged when it grows again" {
+	SOFTMIG_SIM_POOL_KEEP=32M in_slice 2G headroom pool_grows_again
+}
+
+@test "a block is charged once for a larger allocation and what shares it" {
+	in_slice 2G headroom shared_with_larger_ones
+}
