@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #include "sim.h"
 
@@ -231,6 +232,9 @@ CUresult cuMemFree_v2(CUdeviceptr dptr)
 	if (result == CUDA_SUCCESS)
 		result = range != NULL && range->base == dptr ? sim_free(range) : CUDA_ERROR_INVALID_VALUE;
 	sim_leave();
+	long late_ms = sim_fault("free:late");
+	if (late_ms > 0)
+		nanosleep(&(struct timespec){.tv_sec = late_ms / 1000, .tv_nsec = late_ms % 1000 * 1000000}, NULL);
 	return result;
 }
 

@@ -34,6 +34,10 @@ teardown() {
 	in_slice 2G memory small_ones_leave_room
 }
 
+@test "a block that is freed while NVML is asked is neither missed nor counted twice" {
+	SOFTMIG_SIM_FAULT=free:late:500 in_slice 4G memory small_one_freed_while_settling
+}
+
 @test "small allocations and managed ones are told apart wherever they begin" {
 	in_slice 4G memory small_ones_beside_managed_ones
 }

@@ -291,6 +291,33 @@ static void small_ones_leave_room(void)
 	OK(write(go[1], &byte, 1) == 1 && waitpid(child, &status, 0) == child && status == 0 ? CUDA_SUCCESS : CUDA_ERROR_UNKNOWN);
 }
 
+// NVML is asked while the driver has freed a block and not said so yet (fault free:late): what is then taken for shrunk overhead is no
+// longer missing when the block is given back.
+static void *release_late(void *pointer)
+{
+	OK(CU(cuCtxSetCurrent)(shared_context));
+	release(*(CUdeviceptr *)pointer);
+	return NULL;
+}
+
+static void small_one_freed_while_settling(void)
+{
+	pthread_t thread;
+	shared_context = use_device(0);
+	mark(0);
+	CUdeviceptr first = allocate(4 * KIB), second = allocate(4 * KIB); // its release is not told by where it lies
+	release(first);
+	GREW(2 * MIB);
+	uint64_t before = outside_bytes(0);
+	pthread_create(&thread, NULL, release_late, &second);
+	while (outside_bytes(0) == before)
+		;
+	for (int i = 0; i < 3; i++)
+		REFUSED(CU(cuMemAlloc_v2)(&first, limit_bytes())); // settles
+	pthread_join(thread, NULL);
+	GREW(0);
+}
+
 // Managed memory may begin anywhere, also where only small allocations do otherwise.
 static void small_ones_beside_managed_ones(void)
 {
@@ -339,6 +366,7 @@ int main(int argc, char **argv)
 		{"refused_and_recovered", refused_and_recovered}, {"failures", failures}, {"freed_from_another_gpu", freed_from_another_gpu},
 		{"two_processes", two_processes}, {"many_threads", many_threads}, {"after_fork", after_fork},
 		{"small_ones_of_many_threads", small_ones_of_many_threads}, {"small_ones_leave_room", small_ones_leave_room},
-		{"small_ones_beside_managed_ones", small_ones_beside_managed_ones}, {NULL, NULL}};
+		{"small_ones_beside_managed_ones", small_ones_beside_managed_ones},
+		{"small_one_freed_while_settling", small_one_freed_while_settling}, {NULL, NULL}};
 	return run_test(argc, argv, tests);
 }
