@@ -7,11 +7,13 @@ load gpu_slice
 
 setup() {
 	slice_setup
+	# shellcheck disable=SC2154 # work is of gpu_slice.bash
 	export SOFTMIG_SIM_CEILING=2G SOFTMIG_SIM_WITNESS=$work/witness # who steps above the limit, for however short
 }
 
 teardown() {
 	local above
+	# shellcheck disable=SC2154
 	above=$(cat "$work/witness" 2>/dev/null) || true
 	slice_teardown
 	echo "$above"
