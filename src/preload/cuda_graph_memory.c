@@ -49,12 +49,13 @@ static struct pool *pool_of(const struct softmig_gpu *gpu)
 	return pools == NULL ? NULL : &pools[gpu->ledger];
 }
 
-static uint64_t reserved_bytes(const struct softmig_gpu *gpu)
+// unknown: the answer where the driver does not say.
+static uint64_t reserved_bytes(const struct softmig_gpu *gpu, uint64_t unknown)
 {
 	cuuint64_t value = 0;
 	return SOFTMIG_HAS(cuDeviceGetGraphMemAttribute) &&
 	       DRIVER(cuDeviceGetGraphMemAttribute)(gpu->device, CU_GRAPH_MEM_ATTR_RESERVED_MEM_CURRENT, &value) == CUDA_SUCCESS
-	       ? value : 0;
+	       ? value : unknown;
 }
 
 static void lock(struct pool *pool)
@@ -72,8 +73,8 @@ static void unlock(struct pool *pool)
 static void refresh(struct softmig_gpu *gpu, struct pool *pool, uint64_t held_bytes, bool gone)
 {
 	lock(pool);
-	uint64_t now = gone ? 0 : reserved_bytes(gpu);
 	uint64_t before = atomic_load_explicit(&pool->charged_bytes, memory_order_relaxed);
+	uint64_t now = gone ? 0 : reserved_bytes(gpu, before + held_bytes);
 	atomic_store_explicit(&pool->charged_bytes, now, memory_order_relaxed);
 	if (now > before + held_bytes) // more than foreseen: the driver holds it, so it is charged, limit or not
 		softmig_ledger_reserve(softmig_ledger_now(), gpu->ledger, SOFTMIG_LEDGER_TRACKED, now - before - held_bytes, 0);

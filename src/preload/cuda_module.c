@@ -11,6 +11,7 @@
 #include "preload/hook.h"
 #include "preload/image.h"
 #include "preload/local.h"
+#include "preload/stream.h"
 #include "preload/mode.h"
 #include "slice/log.h"
 
@@ -159,8 +160,11 @@ static CUresult load_function(CUfunction *function, CUresult (*find)(CUfunction 
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	}
 	CUresult result = find(function, handle);
-	if (result == CUDA_SUCCESS && SOFTMIG_HAS(cuFuncLoad))
+	if (result == CUDA_SUCCESS && SOFTMIG_HAS(cuFuncLoad)) {
+		CUstreamCaptureMode mode = softmig_stream_relax();
 		result = DRIVER(cuFuncLoad)(*function);
+		softmig_stream_restore(mode);
+	}
 	softmig_gpu_leave(gpu);
 	uint64_t holds = softmig_settle_reserved(gpu, reserved);
 	softmig_log(SOFTMIG_LOG_TRACE, "a kernel was found and loaded; the process holds %llu bytes", (unsigned long long)holds);
@@ -189,7 +193,10 @@ static CUresult find_in_module(CUfunction *function, void *handle)
 
 static CUresult find_of_kernel(CUfunction *function, void *handle)
 {
-	return DRIVER(cuKernelGetFunction)(function, handle);
+	CUstreamCaptureMode mode = softmig_stream_relax();
+	CUresult result = DRIVER(cuKernelGetFunction)(function, handle);
+	softmig_stream_restore(mode);
+	return result;
 }
 
 CUresult hook_cuModuleGetFunction(CUfunction *hfunc, CUmodule hmod, const char *name)

@@ -123,7 +123,10 @@ static void refresh(struct pool *pool, CUmemoryPool handle, struct softmig_gpu *
 	if (atomic_load(&pool->handle) == handle) {
 		if (trim)
 			DRIVER(cuMemPoolTrimTo)(handle, 0);
-		set_charge(pool, gpu, attribute(handle, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT), held_bytes);
+		cuuint64_t now = 0; // not to be had: as if it had grown by what was held for it, until the next time
+		if (DRIVER(cuMemPoolGetAttribute)(handle, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, &now) != CUDA_SUCCESS)
+			now = atomic_load_explicit(&pool->charged_bytes, memory_order_relaxed) + held_bytes;
+		set_charge(pool, gpu, now, held_bytes);
 	} else {
 		softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, held_bytes);
 	}

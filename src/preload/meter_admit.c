@@ -89,13 +89,13 @@ uint64_t softmig_meter_admit(struct softmig_meter *meter, uint64_t estimate_ns, 
 	bool waits = false, turns = false;
 	for (;;) {
 		const struct softmig_limits *limits = softmig_limits_now();
-		CUstreamCaptureMode mode = softmig_meter_relaxed();
+		CUstreamCaptureMode mode = softmig_stream_relax();
 		uint64_t were[SOFTMIG_METER_ACTIVE];
 		memcpy(were, meter->active, sizeof(were));
 		uint64_t drains_ns = softmig_meter_sweep(meter, now_ns);
 		if (waits)
 			softmig_meter_rest(meter, were);
-		softmig_meter_restore(mode);
+		softmig_stream_restore(mode);
 		if (softmig_meter_turn(meter) != NULL && (turns || now_ns >= meter->pages_ns + PAGES_NS)) {
 			softmig_turn_read(&meter->directory, &meter->turn, now_ns);
 			meter->pages_ns = now_ns;
@@ -112,9 +112,9 @@ uint64_t softmig_meter_admit(struct softmig_meter *meter, uint64_t estimate_ns, 
 		if (answer.reason == SOFTMIG_GATE_GO || is_stuck(meter, &progress, estimate_ns, drains_ns != 0, now_ns))
 			break;
 		if (!waits) {
-			mode = softmig_meter_relaxed();
+			mode = softmig_stream_relax();
 			softmig_meter_close_all(meter, NULL, now_ns);
-			softmig_meter_restore(mode);
+			softmig_stream_restore(mode);
 			waits = true;
 		}
 		turns = answer.reason == SOFTMIG_GATE_TURN;

@@ -48,20 +48,6 @@ void softmig_meter_unlock(void)
 	atomic_store_explicit(&locked, 0, memory_order_release);
 }
 
-CUstreamCaptureMode softmig_meter_relaxed(void)
-{
-	CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
-	if (SOFTMIG_HAS(cuThreadExchangeStreamCaptureMode))
-		DRIVER(cuThreadExchangeStreamCaptureMode)(&mode);
-	return mode;
-}
-
-void softmig_meter_restore(CUstreamCaptureMode mode)
-{
-	if (SOFTMIG_HAS(cuThreadExchangeStreamCaptureMode))
-		DRIVER(cuThreadExchangeStreamCaptureMode)(&mode);
-}
-
 static void set_up_turns(struct softmig_meter *meter)
 {
 	char uuid[SOFTMIG_UUID_TEXT];
@@ -191,9 +177,9 @@ void softmig_meter_close_one(struct softmig_meter *meter, struct softmig_lane *l
 {
 	if (atomic_load_explicit(&softmig_meter_captures, memory_order_relaxed) > 0 && softmig_stream_is_capturing(lane->stream, false))
 		return;
-	CUstreamCaptureMode mode = softmig_meter_relaxed();
+	CUstreamCaptureMode mode = softmig_stream_relax();
 	softmig_lane_close(lane, softmig_meter_self(), false, meter->gate.sharers > 0, now_ns);
-	softmig_meter_restore(mode);
+	softmig_stream_restore(mode);
 }
 
 void softmig_meter_close_all(struct softmig_meter *meter, CUcontext context, uint64_t now_ns)

@@ -11,6 +11,7 @@
 
 #include "preload/gpu.h"
 #include "preload/lane.h"
+#include "preload/stream.h"
 #include "slice/gate.h"
 #include "slice/limits.h"
 #include "slice/turn_files.h"
@@ -65,10 +66,6 @@ static inline uint64_t softmig_meter_self(void)
 // One lock for the process. False: in a child forked while another thread held it. Such a child has no driver to meter.
 bool softmig_meter_lock(void);
 void softmig_meter_unlock(void);
-// Around our own driver calls: they are none of a capture's business, whichever thread is capturing in whatever mode.
-CUstreamCaptureMode softmig_meter_relaxed(void);
-void softmig_meter_restore(CUstreamCaptureMode mode);
-
 // The meter of a GPU, set up if new.
 struct softmig_meter *softmig_meter_of(struct softmig_gpu *gpu);
 // Its turns; NULL: there are none.

@@ -25,6 +25,22 @@ static inline bool softmig_stream_is_capturing(CUstream stream, bool per_thread)
 	return query != NULL && query(stream, &status) == CUDA_SUCCESS && status != CU_STREAM_CAPTURE_STATUS_NONE;
 }
 
+// Around driver calls of our own: they are none of a capture's business, whichever thread is capturing in whatever mode. Otherwise one that the
+// driver calls unsafe would end the program's capture, or be refused.
+static inline CUstreamCaptureMode softmig_stream_relax(void)
+{
+	CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
+	if (SOFTMIG_HAS(cuThreadExchangeStreamCaptureMode))
+		DRIVER(cuThreadExchangeStreamCaptureMode)(&mode);
+	return mode;
+}
+
+static inline void softmig_stream_restore(CUstreamCaptureMode mode)
+{
+	if (SOFTMIG_HAS(cuThreadExchangeStreamCaptureMode))
+		DRIVER(cuThreadExchangeStreamCaptureMode)(&mode);
+}
+
 // The stream's GPU, NULL: none of the slice's, or no context.
 struct softmig_gpu *softmig_gpu_of_stream(CUstream stream, bool per_thread);
 // The GPU that a context is on, found without making it current. NULL: not known here.

@@ -69,11 +69,15 @@ static CUresult free_address(CUdeviceptr address)
 	if ((ordinal) < 0 || (ordinal) >= sim_device_count) \
 		return CUDA_ERROR_INVALID_DEVICE
 
+// Unsafe during a capture, like cuMemPoolGetAttribute: see there.
 CUresult cuDeviceGetGraphMemAttribute(CUdevice device, CUgraphMem_attribute attr, void *value)
 {
 	ORDINAL(device);
 	if (value == NULL)
 		return CUDA_ERROR_INVALID_VALUE;
+	CUresult forbidden = sim_capture_forbid(NULL);
+	if (forbidden != CUDA_SUCCESS)
+		return forbidden;
 	sim_enter();
 	const struct CUmemPoolHandle_st *pool = sim_pool_graph(device);
 	CUresult result = pool != NULL ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;

@@ -535,11 +535,15 @@ CUresult cuMemPoolDestroy(CUmemoryPool pool)
 	return CUDA_SUCCESS;
 }
 
+// Unsafe during a capture, like cuMemPoolGetAttribute: see there.
 CUresult cuMemPoolTrimTo(CUmemoryPool pool, size_t minBytesToKeep)
 {
 	SIM_READY();
 	if (pool == NULL || !pool->alive)
 		return CUDA_ERROR_INVALID_VALUE;
+	CUresult forbidden = sim_capture_forbid(NULL);
+	if (forbidden != CUDA_SUCCESS)
+		return forbidden;
 	sim_enter();
 	sim_pool_trim(pool, minBytesToKeep);
 	sim_leave();

@@ -12,11 +12,15 @@
 	if ((pool) == NULL || !(pool)->alive) \
 		return CUDA_ERROR_INVALID_VALUE
 
+// Whether the driver calls it unsafe during a capture is not documented and was not measured: here it does, so that nothing depends on it.
 CUresult cuMemPoolGetAttribute(CUmemoryPool pool, CUmemPool_attribute attr, void *value)
 {
 	POOL(pool);
 	if (value == NULL)
 		return CUDA_ERROR_INVALID_VALUE;
+	CUresult forbidden = sim_capture_forbid(NULL);
+	if (forbidden != CUDA_SUCCESS)
+		return forbidden;
 	switch ((int)attr) {
 	case CU_MEMPOOL_ATTR_REUSE_FOLLOW_EVENT_DEPENDENCIES:
 	case CU_MEMPOOL_ATTR_REUSE_ALLOW_OPPORTUNISTIC:

@@ -49,6 +49,10 @@ teardown() {
 	in_slice 4G graph_memory launched_into_a_capture
 }
 
+@test "a kernel is looked up in the midst of a capture" {
+	in_slice 4G graph_memory looked_up_in_a_capture
+}
+
 @test "graphs' memory goes with the context" {
 	in_slice 4G graph_memory gone_with_the_context
 }

@@ -210,6 +210,28 @@ static void launched_into_a_capture(void)
 	GREW(SIZE);
 }
 
+// What a slice asks the driver for its accounts must not end a capture, in whatever mode.
+static void looked_up_in_a_capture(void)
+{
+	use_device(0);
+	CUstream stream = new_stream();
+	CUmodule module;
+	CUfunction kernel;
+	CUgraph graph;
+	CUdeviceptr pointer;
+	OK(CU(cuModuleLoadData)(&module, "code"));
+	OK(CU(cuMemAllocAsync)(&pointer, SIZE, stream)); // a pool to look at
+	OK(CU(cuMemFreeAsync)(pointer, stream));
+	launch(instantiate(graph_of(SIZE)), stream); // and graphs' memory
+	OK(CU(cuStreamBeginCapture_v2)(stream, CU_STREAM_CAPTURE_MODE_GLOBAL));
+	OK(CU(cuMemAllocAsync)(&pointer, SIZE, stream));
+	OK(CU(cuModuleGetFunction)(&kernel, module, "spin_1us"));
+	OK(CU(cuLaunchKernel)(kernel, 1, 1, 1, 1, 1, 1, 0, stream, NULL, NULL));
+	OK(CU(cuMemFreeAsync)(pointer, stream));
+	OK(CU(cuStreamEndCapture)(stream, &graph));
+	launch(instantiate(graph), stream);
+}
+
 static void freed_outside(void)
 {
 	CUgraph graph;
@@ -249,6 +271,6 @@ int main(int argc, char **argv)
 		{"by_launch", by_launch}, {"by_upload", by_upload}, {"captured", captured}, {"in_a_child_graph", in_a_child_graph},
 		{"refused", refused}, {"idle_memory_is_given_back", idle_memory_is_given_back},
 		{"again_in_a_full_slice", again_in_a_full_slice}, {"freed_outside", freed_outside}, {"launched_into_a_capture", launched_into_a_capture},
-		{"gone_with_the_context", gone_with_the_context}, {NULL, NULL}};
+		{"looked_up_in_a_capture", looked_up_in_a_capture}, {"gone_with_the_context", gone_with_the_context}, {NULL, NULL}};
 	return run_test(argc, argv, tests);
 }
