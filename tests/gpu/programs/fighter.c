@@ -10,8 +10,8 @@
 //                                             FIGHT_TELL=1: a line for each step that made it so
 //   fighter churn PROCESSES                   so many short lives, eight at a time: each gets its context and memory, exits or is killed
 //   fighter toil STEPS [SEED]                 one long life: what it has grown by in memory, mappings and descriptors between a quarter and the end
-//   fighter live [SEED]                       a life without end: at each line of input it gives everything back, tells its steps, KiB, mappings and
-//                                             descriptors, and rests until the next line
+//   fighter live [SEED]                       a life without end: at a byte of input it gives everything back, tells its steps, KiB, mappings and
+//                                             descriptors, and rests until the next one
 //   fighter outlive                           whose is memory that another process holds open when its owner dies? Measures, judges nothing
 //   fighter together PROCESSES LIMIT_MIB      all take 16 MiB pieces at once until refused; the sum fits, nothing is wasted
 #include <errno.h>
@@ -464,24 +464,24 @@ static void empty_pools(const struct worker *worker)
 	CU(cuDeviceGraphMemTrim)(worker->device);
 }
 
-// Each line of input: gives everything back and tells what it has then.
+// At a byte of input: gives everything back and tells what it has then. At the next one: goes on.
 static int live(unsigned seed)
 {
 	struct life life = { .worker.seed = seed, .seed = seed };
 	struct pollfd input = { .fd = 0, .events = POLLIN };
-	char line[16];
+	char line;
 	if (!check_true(open_gpu(&life.worker), "a long life gets its context"))
 		return 1;
 	for (unsigned long steps = 0;; steps++) {
 		if (steps % 16 == 0 && poll(&input, 1, 0) != 0) {
-			if (read(0, line, sizeof line) <= 0)
+			if (read(0, &line, 1) <= 0) // one at a time: the next one may be there already
 				return 0;
 			give_everything(&life);
 			empty_pools(&life.worker);
 			struct footprint seen = look();
 			printf("%lu %ld %ld %ld\n", steps, seen.resident_kib, seen.mappings, seen.descriptors);
 			fflush(stdout);
-			if (read(0, line, sizeof line) <= 0) // idle until told to go on
+			if (read(0, &line, 1) <= 0) // idle until told to go on
 				return 0;
 		}
 		take_or_give(&life);
