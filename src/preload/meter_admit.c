@@ -9,29 +9,19 @@
 
 // Neighbours' pages are read this often while work goes on, and at every look while waiting for them.
 #define PAGES_NS (MS)
-// The job's other GPUs matter when they are ready this soon.
-#define LEVEL_NS (150 * MS)
 // See is_stuck: no batch done for so long, though there is work; nothing gained in so long, for small commands and others.
 #define STUCK_NS (300 * MS)
 #define STARVED_NS (2000 * MS)
 #define STARVED_LONG_NS (60000 * MS)
 #define SMALL_NS (5 * MS)
 
-// When the last of the job's other GPUs that are short of tokens will have some.
-static uint64_t level(const struct softmig_meter *meter, uint64_t now_ns)
+// How the job's other GPUs stand.
+static void ask_peers(const struct softmig_meter *meter, struct softmig_gate_ask *ask)
 {
 	struct softmig_ledger_file *file = softmig_ledger_now()->file;
-	uint64_t latest_ns = 0;
-	for (int i = 0; i < SOFTMIG_MAX_GPUS; i++) {
-		struct softmig_share *share = (struct softmig_share *)(void *)file->gpu[i].share_words;
-		if (i == meter->gpu->ledger || atomic_load_explicit(&file->gpu[i].state, memory_order_acquire) != 2)
-			continue;
-		unsigned pct = (unsigned)(atomic_load_explicit(&share->bucket, memory_order_relaxed) & 127);
-		uint64_t ready_ns = softmig_share_when(share, pct, now_ns, 0);
-		if (ready_ns > latest_ns && ready_ns > now_ns && ready_ns < now_ns + LEVEL_NS)
-			latest_ns = ready_ns;
-	}
-	return latest_ns;
+	for (int i = 0; i < SOFTMIG_MAX_GPUS; i++)
+		if (i != meter->gpu->ledger && atomic_load_explicit(&file->gpu[i].state, memory_order_acquire) == 2)
+			softmig_gate_peer(&meter->gate, ask, (struct softmig_share *)(void *)file->gpu[i].share_words);
 }
 
 void softmig_meter_pause_until(uint64_t until_ns)
@@ -106,8 +96,8 @@ uint64_t softmig_meter_admit(struct softmig_meter *meter, uint64_t estimate_ns, 
 		                               .in_flight = drains_ns != 0,
 		                               .streams = softmig_meter_is_crowd(meter, now_ns),
 		                               .outstanding_ns = drains_ns > now_ns ? drains_ns - now_ns : 0,
-		                               .estimate_ns = estimate_ns,
-		                               .level_ns = meter->gate.over ? level(meter, now_ns) : 0};
+		                               .estimate_ns = estimate_ns};
+		ask_peers(meter, &ask);
 		struct softmig_gate_answer answer = softmig_gate_decide(&meter->gate, meter->share, softmig_meter_turn(meter), &ask);
 		if (answer.reason == SOFTMIG_GATE_GO || is_stuck(meter, &progress, estimate_ns, drains_ns != 0, now_ns))
 			break;

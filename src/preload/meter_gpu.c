@@ -145,6 +145,7 @@ uint64_t softmig_meter_sweep(struct softmig_meter *meter, uint64_t now_ns)
 	if (softmig_share_others(meter->share, meter->gate.tag, now_ns) > now_ns)
 		meter->scene.sharers++;
 	meter->scene.estimated_ns = meter->scene.longest_ns = 0;
+	uint64_t completions = meter->scene.completions;
 	for (int word = 0; word < SOFTMIG_METER_ACTIVE; word++)
 		for (uint64_t bits = meter->active[word]; bits != 0; bits &= bits - 1) {
 			int i = word * 64 + __builtin_ctzll(bits);
@@ -167,6 +168,8 @@ uint64_t softmig_meter_sweep(struct softmig_meter *meter, uint64_t now_ns)
 	for (int i = 0; i < spans; i++)
 		busy_ns += softmig_gate_bill(&meter->gate, meter->share, softmig_meter_pct(meter, limits), limits->share_mode == SOFTMIG_SHARE_BORROW,
 		                             span[i].from_ns, span[i].to_ns, now_ns);
+	if (meter->scene.completions != completions)
+		softmig_share_progress(meter->share, now_ns);
 	if (busy_ns)
 		softmig_meter_add_use(meter, busy_ns, 0);
 	compare_crowd(meter, busy_ns, now_ns);

@@ -25,6 +25,12 @@
 // See lacks_tokens: debt that does not stop a job in its turn.
 #define TURN_DEBT_NS (20 * MS)
 #define SIDE_BY_SIDE_NS ((uint64_t)(1000 * MS))
+// The job's other GPUs matter when they were used lately, and are ready this soon. One where nothing is done for so long may be waiting for
+// this one, which then goes on, up to so much debt.
+#define PEER_USED_NS ((uint64_t)(2000 * MS))
+#define LEVEL_NS ((uint64_t)(400 * MS))
+#define PEER_STALL_NS (2 * MS)
+#define PEER_DEBT_NS (20 * MS)
 #define LINGER_NS ((int64_t)SOFTMIG_TURN_LINGER_NS)
 // Around the moment when a turn may become free its next holder polls, so long.
 #define POLL_NS ((uint64_t)(150 * US))
@@ -34,6 +40,7 @@
 #define BURST_PAUSE 16
 // Limits change while a launch sleeps.
 #define NAP_NS (50 * MS)
+#define NAP_PEERS_NS (MS / 2)
 #define NAP_TURN_NS (MS / 2)
 #define NAP_WORK_NS MS
 #define NAP_LATE_NS (200 * US)
@@ -76,8 +83,9 @@ static int64_t stretch(const struct softmig_gate *gate, const struct softmig_sha
 static int64_t allowance(const struct softmig_gate *gate, const struct softmig_share *share, unsigned pct, uint64_t now_ns)
 {
 	int64_t most_ns = gate->contested_ns != 0 && now_ns < gate->contested_ns + CONTESTED_NS ? SOFTMIG_SHARE_TURN_ALLOWANCE_NS : SOFTMIG_SHARE_ALLOWANCE_NS;
-	// Room for a stretch, and for what comes in while a sleeper wakes up.
-	return most(most_ns, stretch(gate, share, pct, now_ns) + SOFTMIG_SHARE_ALLOWANCE_NS / 2);
+	// Room for a stretch, and for what comes in while a sleeper wakes up, or waits for the job's other GPUs.
+	int64_t more_ns = is_side_by_side(share, now_ns) ? SOFTMIG_SHARE_TURN_ALLOWANCE_NS : SOFTMIG_SHARE_ALLOWANCE_NS / 2;
+	return most(most_ns, stretch(gate, share, pct, now_ns) + more_ns);
 }
 
 static struct softmig_gate_answer wait_until(enum softmig_gate_reason reason, uint64_t until_ns, bool soon)
@@ -116,9 +124,12 @@ static struct softmig_gate_answer go(struct softmig_gate *gate, struct softmig_s
 	atomic_store_explicit(&gate->valid_until_ns, valid_until_ns, memory_order_relaxed);
 	atomic_store_explicit(&gate->credit_ns, credit_ns - (int64_t)ask->estimate_ns, memory_order_relaxed);
 	gate->busy_last_ns = ask->now_ns;
-	if (!ask->in_flight) // the pause before is over, and what other processes of the job did in it is seen
+	if (!ask->in_flight) {
+		softmig_share_progress(share, ask->now_ns);
+		// the pause before is over, and what other processes of the job did in it is seen
 		softmig_gate_bill(gate, share, ask->pct, ask->borrow, ask->now_ns, ask->now_ns, ask->now_ns);
-	if (ask->streams || softmig_share_others(share, gate->tag, ask->now_ns) > ask->now_ns)
+	}
+	if (ask->streams || ask->peers || softmig_share_others(share, gate->tag, ask->now_ns) > ask->now_ns)
 		atomic_store_explicit(&share->side_by_side_ns, ask->now_ns, memory_order_relaxed);
 	uint64_t ahead_ns = (uint64_t)most(credit_ns, (int64_t)ask->estimate_ns);
 	mark(gate, share, ask->outstanding_ns + ahead_ns, ask->now_ns);
@@ -141,6 +152,22 @@ static void pass_on(struct softmig_gate *gate, struct softmig_share *share, stru
 		softmig_turn_release(turn, pct, keep_ns, now_ns);
 }
 
+void softmig_gate_peer(const struct softmig_gate *gate, struct softmig_gate_ask *ask, const struct softmig_share *peer)
+{
+	unsigned pct = (unsigned)(atomic_load_explicit(&peer->bucket, memory_order_relaxed) & 127);
+	if (pct < 1 || pct > 100 || ask->now_ns > softmig_share_used(peer) + PEER_USED_NS)
+		return;
+	ask->peers = true;
+	if (softmig_share_works(peer, ask->now_ns)) {
+		// Not waited for: it may wait for what is held back here.
+		ask->peer_waits |= softmig_share_stalls(peer, ask->now_ns, (uint64_t)PEER_STALL_NS);
+		return;
+	}
+	uint64_t ready_ns = softmig_share_when(peer, pct, ask->now_ns, stretch(gate, peer, pct, ask->now_ns));
+	if (ready_ns > ask->level_ns && ready_ns > ask->now_ns && ready_ns < ask->now_ns + LEVEL_NS)
+		ask->level_ns = ready_ns;
+}
+
 static bool lacks_tokens(struct softmig_gate *gate, struct softmig_share *share, struct softmig_turn *turn, unsigned pct,
                          const struct softmig_gate_ask *ask, int64_t tokens_ns, struct softmig_gate_answer *answer)
 {
@@ -161,6 +188,10 @@ static bool lacks_tokens(struct softmig_gate *gate, struct softmig_share *share,
 		return false;
 	}
 	gate->over = true;
+	// A kernel of another GPU may spin until the one held back here runs, its waiting is billed, and whoever is billed most waits longest the
+	// next time: below 50 % ranks of one collective would drift apart without end. So what is missing is let through, on credit.
+	if (ask->peer_waits && !ask->in_flight && tokens_ns > -PEER_DEBT_NS)
+		return false;
 	uint64_t until_ns = softmig_share_when(share, pct, now_ns, stretch_ns - credit_ns + (int64_t)ask->outstanding_ns);
 	if (!ask->in_flight) {
 		pass_on(gate, share, turn, pct, 0, now_ns);
@@ -170,8 +201,9 @@ static bool lacks_tokens(struct softmig_gate *gate, struct softmig_share *share,
 		uint64_t nap_ns = nap((int64_t)ask->outstanding_ns, gate->contested || is_side_by_side(share, now_ns));
 		until_ns = until_ns < now_ns + nap_ns ? until_ns : now_ns + nap_ns;
 	}
-	if (until_ns > now_ns + (uint64_t)NAP_NS)
-		until_ns = now_ns + (uint64_t)NAP_NS;
+	uint64_t longest_ns = ask->peers ? NAP_PEERS_NS : NAP_NS;
+	if (until_ns > now_ns + longest_ns)
+		until_ns = now_ns + longest_ns;
 	*answer = wait_until(SOFTMIG_GATE_BUDGET, until_ns, false);
 	return true;
 }
@@ -244,7 +276,7 @@ static struct softmig_gate_answer decide(struct softmig_gate *gate, struct softm
 		int64_t tokens_ns = softmig_share_tokens(share, pct, now_ns, allowance(gate, share, pct, now_ns)) - outstanding_ns;
 		if (lacks_tokens(gate, share, turn, turn_pct, ask, tokens_ns, &answer))
 			return answer;
-		credit_ns = least(credit_ns, tokens_ns > 0 ? tokens_ns : CREDIT_NS / 4);
+		credit_ns = least(credit_ns, tokens_ns > 0 ? tokens_ns : gate->over ? CREDIT_NS : CREDIT_NS / 4);
 	} else {
 		gate->over = false;
 	}

@@ -35,7 +35,9 @@ struct softmig_gate_ask {
 	bool streams;            // in several streams, not long ago
 	uint64_t outstanding_ns; // estimate of how long that still takes
 	uint64_t estimate_ns;    // of the command to be submitted
-	uint64_t level_ns;       // when the job's other GPUs, now in debt, will be out of it; 0: none is
+	uint64_t level_ns;       // softmig_gate_peer: when the last of the job's other GPUs, now short of tokens, will have a stretch's; 0: none is
+	bool peers;              //   there are such, used not long ago
+	bool peer_waits;         //   one has work, of which nothing was done for a while: it may wait for a kernel that is held back here
 };
 
 enum softmig_gate_reason {
@@ -51,6 +53,9 @@ struct softmig_gate_answer {
 	uint64_t until_ns; // not GO: look at the GPU and ask again then, at the latest
 	bool soon;         // the moment matters: wake up a little earlier and poll
 };
+
+// Takes another GPU of the job into account, before the question: its bucket in peer.
+void softmig_gate_peer(const struct softmig_gate *gate, struct softmig_gate_ask *ask, const struct softmig_share *peer);
 
 // turn: NULL where there are no turns. On GO the credit is set and the command is already taken out of it.
 struct softmig_gate_answer softmig_gate_decide(struct softmig_gate *gate, struct softmig_share *share, struct softmig_turn *turn,

@@ -8,6 +8,8 @@
 #define AHEAD_NS (2 * SECOND_NS)
 // A mark this long past is that of a process which died, or of one whose clock does not matter any more.
 #define STALE_NS SECOND_NS
+// A process that has waited for its work longer than this may as well be dead.
+#define UNREVOKED_NS (10 * SECOND_NS)
 #define MARK_US_MASK ((UINT64_C(1) << 48) - 1)
 
 static unsigned valid_pct(unsigned pct)
@@ -154,6 +156,32 @@ bool softmig_share_mark(struct softmig_share *share, unsigned tag, uint64_t unti
 	// Lost to another process at the same moment: this one has its place at its next call, a millisecond or two from now.
 	return atomic_compare_exchange_strong_explicit(&share->mark[vacant], &old, new, memory_order_relaxed,
 	                                               memory_order_relaxed);
+}
+
+void softmig_share_progress(struct softmig_share *share, uint64_t now_ns)
+{
+	atomic_store_explicit(&share->progress_ns, now_ns, memory_order_relaxed);
+}
+
+uint64_t softmig_share_used(const struct softmig_share *share)
+{
+	return atomic_load_explicit(&share->progress_ns, memory_order_relaxed);
+}
+
+bool softmig_share_works(const struct softmig_share *share, uint64_t now_ns)
+{
+	for (int i = 0; i < SOFTMIG_SHARE_MARKS; i++) {
+		uint64_t until_ns = (atomic_load_explicit(&share->mark[i], memory_order_relaxed) & MARK_US_MASK) * 1000;
+		if (until_ns != 0 && until_ns < now_ns + AHEAD_NS && now_ns < until_ns + UNREVOKED_NS)
+			return true;
+	}
+	return false;
+}
+
+bool softmig_share_stalls(const struct softmig_share *share, uint64_t now_ns, uint64_t for_ns)
+{
+	uint64_t seen_ns = atomic_load_explicit(&share->progress_ns, memory_order_relaxed);
+	return softmig_share_works(share, now_ns) && seen_ns + for_ns < now_ns;
 }
 
 unsigned softmig_share_used_permille(const struct softmig_share *share, uint64_t now_ns)
