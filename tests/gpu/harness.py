@@ -196,7 +196,9 @@ class Report:
             fields = line.split("\t") + [""] * 4
             checks += 1
             self.row(f"{job.name}: {fields[1]}", fields[2], fields[3], {"ok": True, "skip": "skip"}.get(fields[4], False))
-        last = (job.errors.strip().splitlines() or [""])[-1]
+        lines = job.errors.strip().splitlines()
+        telling = [line.strip() for line in lines if re.search(r"[Ee]rror|what\(\)|terminate", line)]  # a C++ exception's trace comes after what it is
+        last = " / ".join(telling[:3])[:300] if telling else (lines or [""])[-1]
         if job.status == 77:
             self.row(f"{job.name}: can run here", "", last, "skip")
             return
