@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -170,7 +171,9 @@ static void test_another_process_is_seen_by_its_environment(void **state)
 		snprintf(cache, sizeof cache, "CUDA_DEVICE_MEMORY_SHARED_CACHE=%s", path);
 		char *environment[] = { cache, (char[]){ "CUDA_DEVICE_MEMORY_LIMIT=64M" }, NULL };
 		dup2(ready[1], 1);
-		execle("/bin/sh", "sh", "-c", "echo; exec sleep 30", (char *)NULL, environment);
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		// It stays what it is: in the middle of an exec it would have no environment.
+		execle("/bin/sh", "sh", "-c", "echo; kill -STOP $$", (char *)NULL, environment);
 		_exit(1);
 	}
 	char byte;
