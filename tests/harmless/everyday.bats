@@ -100,12 +100,13 @@ look_at='grep -E "^(Umask|Threads|Sig[PBIC]|ShdPnd|NoNewPrivs|Seccomp|Uid|Gid|Ca
 
 @test "what daemons and interpreters are while they run: threads, signals, umask, privileges, descriptors" {
   mkdir -p keys
+  mkfifo rest # nothing ever comes: what reads it sleeps
   [ -e keys/host ] || ! command -v ssh-keygen >/dev/null || ssh-keygen -q -t ed25519 -N '' -f keys/host
   printf '%s\n' 'Port 2298' 'ListenAddress 127.0.0.1' "HostKey $PWD/keys/host" 'PidFile none' 'LogLevel ERROR' >keys/sshd_waiting
   echo 'class Wait { public static void main(String[] a) throws Exception { System.out.println("ready"); Thread.sleep(60000); } }' >Wait.java
   ! command -v javac >/dev/null || javac -d . Wait.java
   local lives=(
-    'sleep|sleep 60' 'bash|bash -c "trap : USR1; echo ready; read -t 60 </dev/zero"' 'perl|perl -e "\$SIG{HUP} = sub {}; sleep 60"'
+    'sleep|sleep 60' 'bash|bash -c "trap : USR1; echo ready; read -t 60 <>rest"' 'perl|perl -e "\$SIG{HUP} = sub {}; sleep 60"'
     'python3|python3 -c "import threading, time; [threading.Thread(target=time.sleep, args=(60,), daemon=True).start() for _ in range(3)]; time.sleep(60)"'
     'node|node -e "setTimeout(() => {}, 60000)"' 'java|java -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:CICompilerCount=1 -Xint -cp . Wait'
     'sshd|/usr/sbin/sshd -D -f keys/sshd_waiting' 'cron|cron -f'
