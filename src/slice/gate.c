@@ -17,7 +17,7 @@
 #define STRETCH_TURN_NS (4 * MS)
 #define STRETCH_PER_PCT_NS (MS / 10)
 #define STRETCH_TURN_PER_PCT_NS (MS / 5)
-// Streams and processes that work side by side begin and end a stretch one after another, and the GPU is not full then. [H200] 4 streams
+// Streams, processes and GPUs of a job that work side by side begin and end a stretch one after another, and the GPU is not full then. [H200] 4 streams
 // lose 1 ms of work by it: a tenth at stretches of 8 ms. Theirs are so long that a stretch and its pause take 150 ms.
 #define PERIOD_SIDE_BY_SIDE_NS (150 * MS)
 // Neighbours come and go with every turn; what a job saved up while it waited for them it keeps so long.

@@ -33,7 +33,7 @@ struct softmig_share {
 	_Atomic uint64_t throttled_ns;    // time that launches waited, all threads added up
 	_Atomic uint64_t mark[SOFTMIG_SHARE_MARKS];     // tag << 48 | us: that process has work on the GPU until about then
 	_Atomic uint64_t second[SOFTMIG_SHARE_SECONDS]; // second << 32 | busy us in it, a ring
-	_Atomic uint64_t side_by_side_ns; // when two streams or processes of the job were last seen at work at once
+	_Atomic uint64_t side_by_side_ns; // when two streams, processes or GPUs of the job were last seen at work at once
 	_Atomic uint64_t progress_ns;     // when work of the job was last seen to begin on a drained GPU, or to be done
 	_Atomic uint64_t reserved[2];
 };
