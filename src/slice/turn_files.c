@@ -18,8 +18,11 @@
 // Outside Slurm nobody removes a finished job's page; one that has been silent for this long is nobody's.
 #define SILENT_NS (UINT64_C(3600) * 1000000000)
 
-// Each miss of a creator is another job's removal: nobody removes so many in the microseconds that a page takes.
+// Each miss of a creator is another job's removal. Tries without a pause can stay in step with one who makes and removes pages in
+// a loop (168 misses in a row were seen). So there is a pause, short after the first miss, each time twice as long.
 #define CREATE_TRIES 100
+#define CREATE_PAUSE_NS 1000L
+#define CREATE_PAUSE_MAX_NS 1000000L
 
 // As getdents64 gives it; the C library's readdir allocates.
 struct entry {
@@ -108,10 +111,14 @@ static int create_page(const char *base, const char *uuid, uint64_t job, uid_t u
 
 int softmig_turn_create(const char *base, const char *uuid, uint64_t job, uid_t uid, gid_t gid)
 {
-	int kept = errno, error = ENOENT;
+	int kept = errno, error;
 	// Whoever removes the last page beside us takes the directories along, between any two of our steps: then from the beginning.
-	for (int i = 0; i < CREATE_TRIES && error == ENOENT; i++)
+	error = create_page(base, uuid, job, uid, gid);
+	for (long try = 1, pause_ns = CREATE_PAUSE_NS; try < CREATE_TRIES && error == ENOENT; try++) {
+		softmig_sys_sleep_ns(pause_ns);
+		pause_ns = 2 * pause_ns < CREATE_PAUSE_MAX_NS ? 2 * pause_ns : CREATE_PAUSE_MAX_NS;
 		error = create_page(base, uuid, job, uid, gid);
+	}
 	errno = kept;
 	return error;
 }

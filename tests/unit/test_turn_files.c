@@ -100,7 +100,7 @@ static void who_makes_a_page_while_another_removes_the_last_one_gets_it(void **s
 		int made = softmig_turn_create(turns, UUID, child == 0 ? 1 : 2, 1, 1);
 		int removed = made ? made : softmig_turn_remove(turns, UUID, child == 0 ? 1 : 2);
 		if (child == 0 && removed)
-			_exit(1);
+			_exit(removed); // the error tells why
 		if (removed)
 			fail_msg("round %d: %s", round, strerror(removed));
 	}
