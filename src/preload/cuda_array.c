@@ -6,6 +6,7 @@
 #include "preload/gpu.h"
 #include "preload/hook.h"
 #include "preload/mode.h"
+#include "preload/stream.h"
 #include "preload/track.h"
 
 #define TILE_BYTES (64ull << 10)
@@ -89,33 +90,42 @@ static uint64_t bound_bytes(const CUDA_ARRAY3D_DESCRIPTOR *array, unsigned int l
 	return bytes > UINT64_MAX / 2 - tail ? UINT64_MAX / 2 : round_up(bytes, TILE_BYTES) + (layered ? tail : 0);
 }
 
-static uint64_t array_bytes(const struct softmig_gpu *gpu, const CUDA_ARRAY3D_DESCRIPTOR *array)
+// What a twin without memory says that it needs; 0: it does not.
+static uint64_t array_twin_bytes(const struct softmig_gpu *gpu, const CUDA_ARRAY3D_DESCRIPTOR *twin)
 {
-	CUDA_ARRAY3D_DESCRIPTOR twin = *array;
 	CUDA_ARRAY_MEMORY_REQUIREMENTS needs = {0};
 	CUarray handle;
 
-	twin.Flags |= CUDA_ARRAY3D_DEFERRED_MAPPING;
-	if (!SOFTMIG_HAS(cuArrayGetMemoryRequirements) || DRIVER(cuArray3DCreate_v2)(&handle, &twin) != CUDA_SUCCESS)
-		return bound_bytes(array, 1);
+	if (!SOFTMIG_HAS(cuArrayGetMemoryRequirements) || DRIVER(cuArray3DCreate_v2)(&handle, twin) != CUDA_SUCCESS)
+		return 0;
 	CUresult result = DRIVER(cuArrayGetMemoryRequirements)(&needs, handle, gpu->device);
 	DRIVER(cuArrayDestroy)(handle);
-	return result == CUDA_SUCCESS && needs.size != 0 ? needs.size : bound_bytes(array, 1);
+	return result == CUDA_SUCCESS ? needs.size : 0;
 }
 
-static uint64_t mipmap_bytes(const struct softmig_gpu *gpu, const CUDA_ARRAY3D_DESCRIPTOR *array, unsigned int levels)
+static uint64_t mipmap_twin_bytes(const struct softmig_gpu *gpu, const CUDA_ARRAY3D_DESCRIPTOR *twin, unsigned int levels)
 {
-	CUDA_ARRAY3D_DESCRIPTOR twin = *array;
 	CUDA_ARRAY_MEMORY_REQUIREMENTS needs = {0};
 	CUmipmappedArray handle;
 
-	twin.Flags |= CUDA_ARRAY3D_DEFERRED_MAPPING;
 	if (!SOFTMIG_HAS(cuMipmappedArrayGetMemoryRequirements) ||
-	    DRIVER(cuMipmappedArrayCreate)(&handle, &twin, levels) != CUDA_SUCCESS)
-		return bound_bytes(array, levels);
+	    DRIVER(cuMipmappedArrayCreate)(&handle, twin, levels) != CUDA_SUCCESS)
+		return 0;
 	CUresult result = DRIVER(cuMipmappedArrayGetMemoryRequirements)(&needs, handle, gpu->device);
 	DRIVER(cuMipmappedArrayDestroy)(handle);
-	return result == CUDA_SUCCESS && needs.size != 0 ? needs.size : bound_bytes(array, levels);
+	return result == CUDA_SUCCESS ? needs.size : 0;
+}
+
+// What an array (levels 0) or a mipmapped one will take. Twins are our own affair: beside a capture the program's call alone is the driver's to refuse.
+static uint64_t needed_bytes(const struct softmig_gpu *gpu, const CUDA_ARRAY3D_DESCRIPTOR *array, unsigned int levels)
+{
+	CUDA_ARRAY3D_DESCRIPTOR twin = *array;
+	CUstreamCaptureMode mode = softmig_stream_relax();
+
+	twin.Flags |= CUDA_ARRAY3D_DEFERRED_MAPPING;
+	uint64_t bytes = levels == 0 ? array_twin_bytes(gpu, &twin) : mipmap_twin_bytes(gpu, &twin, levels);
+	softmig_stream_restore(mode);
+	return bytes != 0 ? bytes : bound_bytes(array, levels == 0 ? 1 : levels);
 }
 
 // What an array is charged: for itself, and a block as overhead until NVML has told what the blocks really take.
@@ -191,7 +201,7 @@ static bool record(struct softmig_gpu *gpu, enum softmig_track_kind kind, uint64
 	} while (0)
 
 #define CREATE_ARRAY(array, name) \
-	CREATE(SOFTMIG_TRACK_ARRAY, array, array_bytes(gpu, array), #name, pHandle, DRIVER(name)(pHandle, pAllocateArray), \
+	CREATE(SOFTMIG_TRACK_ARRAY, array, needed_bytes(gpu, array, 0), #name, pHandle, DRIVER(name)(pHandle, pAllocateArray), \
 	       DRIVER(cuArrayDestroy)(*pHandle))
 
 CUresult hook_cuArrayCreate_v2(CUarray *pHandle, const CUDA_ARRAY_DESCRIPTOR *pAllocateArray)
@@ -229,7 +239,7 @@ CUresult hook_cuArray3DCreate(CUarray *pHandle, const CUDA_ARRAY3D_DESCRIPTOR_v1
 CUresult hook_cuMipmappedArrayCreate(CUmipmappedArray *pHandle, const CUDA_ARRAY3D_DESCRIPTOR *pMipmappedArrayDesc,
                                      unsigned int numMipmapLevels)
 {
-	CREATE(SOFTMIG_TRACK_MIPMAP, pMipmappedArrayDesc, mipmap_bytes(gpu, pMipmappedArrayDesc, numMipmapLevels),
+	CREATE(SOFTMIG_TRACK_MIPMAP, pMipmappedArrayDesc, needed_bytes(gpu, pMipmappedArrayDesc, numMipmapLevels),
 	       "cuMipmappedArrayCreate", pHandle, DRIVER(cuMipmappedArrayCreate)(pHandle, pMipmappedArrayDesc, numMipmapLevels),
 	       DRIVER(cuMipmappedArrayDestroy)(*pHandle));
 }

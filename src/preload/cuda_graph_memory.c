@@ -52,10 +52,14 @@ static struct pool *pool_of(const struct softmig_gpu *gpu)
 // unknown: the answer where the driver does not say.
 static uint64_t reserved_bytes(const struct softmig_gpu *gpu, uint64_t unknown)
 {
+	CUstreamCaptureMode mode = softmig_stream_relax();
 	cuuint64_t value = 0;
-	return SOFTMIG_HAS(cuDeviceGetGraphMemAttribute) &&
-	       DRIVER(cuDeviceGetGraphMemAttribute)(gpu->device, CU_GRAPH_MEM_ATTR_RESERVED_MEM_CURRENT, &value) == CUDA_SUCCESS
-	       ? value : unknown;
+
+	if (!SOFTMIG_HAS(cuDeviceGetGraphMemAttribute) ||
+	    DRIVER(cuDeviceGetGraphMemAttribute)(gpu->device, CU_GRAPH_MEM_ATTR_RESERVED_MEM_CURRENT, &value) != CUDA_SUCCESS)
+		value = unknown;
+	softmig_stream_restore(mode);
+	return value;
 }
 
 static void lock(struct pool *pool)
@@ -101,7 +105,9 @@ void softmig_graph_memory_trim(struct softmig_gpu *gpu)
 
 	if (pool == NULL || !SOFTMIG_HAS(cuDeviceGraphMemTrim))
 		return;
+	CUstreamCaptureMode mode = softmig_stream_relax();
 	DRIVER(cuDeviceGraphMemTrim)(gpu->device);
+	softmig_stream_restore(mode);
 	shake(pool);
 	refresh(gpu, pool, 0, false);
 }
@@ -259,22 +265,25 @@ static int next_gpu(const struct softmig_track_entry *graph)
 	return (int)(graph->count & ~KEEPS) - 1;
 }
 
-static void forget_exec(CUgraphExec exec)
+// Takes its entries out. Returns how many there were.
+static int take_exec(CUgraphExec exec, struct softmig_track_entry entries[SOFTMIG_MAX_GPUS])
 {
-	struct softmig_track_entry entry;
 	uint64_t key = (uint64_t)(uintptr_t)exec;
+	int count = 0;
 
-	while (atomic_load(&any) && softmig_track_remove(SOFTMIG_TRACK_GRAPH, key, &entry) && next_gpu(&entry) >= 0)
-		key = key_of(exec, next_gpu(&entry));
+	while (atomic_load(&any) && count < SOFTMIG_MAX_GPUS && softmig_track_remove(SOFTMIG_TRACK_GRAPH, key, &entries[count]) &&
+	       next_gpu(&entries[count++]) >= 0)
+		key = key_of(exec, next_gpu(&entries[count - 1]));
+	return count;
 }
 
 // Records an executable graph, walked before, and ends with the spans. False: no memory to record it in.
 static bool note_exec(CUgraphExec exec, struct spans *spans)
 {
-	struct softmig_track_entry next = {0};
+	struct softmig_track_entry next = {0}, former[SOFTMIG_MAX_GPUS];
 	bool noted = true;
 
-	forget_exec(exec);
+	take_exec(exec, former);
 	sort(spans->at, spans->count);
 	for (size_t i = spans->count; i > 0 && noted;) {
 		// From the back, GPU by GPU; the one that ends up last is the chain's head.
@@ -408,10 +417,16 @@ CUresult hook_cuGraphInstantiateWithParams_ptsz(CUgraphExec *phGraphExec, CUgrap
 	return with_params(phGraphExec, hGraph, instantiateParams, DRIVER(cuGraphInstantiateWithParams_ptsz), hook_cuGraphUpload_ptsz);
 }
 
+// Taken out before the driver destroys it, since another thread may be given the same handle at once; put back if it was not destroyed.
 CUresult hook_cuGraphExecDestroy(CUgraphExec hGraphExec)
 {
-	forget_exec(hGraphExec);
-	return DRIVER(cuGraphExecDestroy)(hGraphExec);
+	struct softmig_track_entry entries[SOFTMIG_MAX_GPUS];
+	int count = take_exec(hGraphExec, entries);
+	CUresult result = DRIVER(cuGraphExecDestroy)(hGraphExec);
+
+	for (int i = 0; result != CUDA_SUCCESS && i < count; i++)
+		softmig_track_add(&entries[i]);
+	return result;
 }
 
 // An update leaves nodes' kinds as they are; where memory nodes are among them they are looked at again.

@@ -144,7 +144,19 @@ CUresult hook_cuLibraryGetManaged(CUdeviceptr *dptr, size_t *bytes, CUlibrary li
 	LOAD(UNKNOWN, DRIVER(cuLibraryGetManaged)(dptr, bytes, library, name), (void)0);
 }
 
-// Finds the kernel's function in the current context and loads it, which its first launch would do; promises its local memory.
+// Loads the function, which its first launch would do, and tells its local memory. Our own affair: kernels are looked up in captures too.
+static CUresult load_now(CUfunction function, int *local_bytes)
+{
+	CUstreamCaptureMode mode = softmig_stream_relax();
+	CUresult result = SOFTMIG_HAS(cuFuncLoad) ? DRIVER(cuFuncLoad)(function) : CUDA_SUCCESS;
+
+	if (result != CUDA_SUCCESS || DRIVER(cuFuncGetAttribute)(local_bytes, CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES, function) != CUDA_SUCCESS)
+		*local_bytes = 0;
+	softmig_stream_restore(mode);
+	return result;
+}
+
+// Finds the kernel's function in the current context and loads it; promises its local memory.
 // find: the driver's way from handle to function, which loads its module.
 static CUresult load_function(CUfunction *function, CUresult (*find)(CUfunction *, void *), void *handle)
 {
@@ -160,11 +172,8 @@ static CUresult load_function(CUfunction *function, CUresult (*find)(CUfunction 
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	}
 	CUresult result = find(function, handle);
-	if (result == CUDA_SUCCESS && SOFTMIG_HAS(cuFuncLoad)) {
-		CUstreamCaptureMode mode = softmig_stream_relax();
-		result = DRIVER(cuFuncLoad)(*function);
-		softmig_stream_restore(mode);
-	}
+	if (result == CUDA_SUCCESS)
+		result = load_now(*function, &local_bytes);
 	softmig_gpu_leave(gpu);
 	uint64_t holds = softmig_settle_reserved(gpu, reserved);
 	softmig_log(SOFTMIG_LOG_TRACE, "a kernel was found and loaded; the process holds %llu bytes", (unsigned long long)holds);
@@ -174,10 +183,7 @@ static CUresult load_function(CUfunction *function, CUresult (*find)(CUfunction 
 		softmig_log(SOFTMIG_LOG_WARN, "refused: a kernel whose code does not fit on GPU %d", gpu->number);
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	}
-	if (DRIVER(cuFuncGetAttribute)(&local_bytes, CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES, *function) == CUDA_SUCCESS &&
-	    local_bytes > 0 && !softmig_local_kernel(gpu, (uint64_t)local_bytes))
-		return CUDA_ERROR_OUT_OF_MEMORY;
-	return CUDA_SUCCESS;
+	return local_bytes <= 0 || softmig_local_kernel(gpu, (uint64_t)local_bytes) ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
 }
 
 struct name_in_module {

@@ -90,10 +90,24 @@ static struct pool *enlist(struct pools *pools, CUmemoryPool handle, int gpu, bo
 	return found;
 }
 
-static uint64_t attribute(CUmemoryPool handle, CUmemPool_attribute which)
+// unknown: the answer where the driver does not say. To ask is unsafe beside a capture.
+static uint64_t attribute(CUmemoryPool handle, CUmemPool_attribute which, uint64_t unknown)
 {
+	CUstreamCaptureMode mode = softmig_stream_relax();
 	cuuint64_t value = 0;
-	return DRIVER(cuMemPoolGetAttribute)(handle, which, &value) == CUDA_SUCCESS ? value : 0;
+
+	if (DRIVER(cuMemPoolGetAttribute)(handle, which, &value) != CUDA_SUCCESS)
+		value = unknown;
+	softmig_stream_restore(mode);
+	return value;
+}
+
+static void trim_all(CUmemoryPool handle)
+{
+	CUstreamCaptureMode mode = softmig_stream_relax();
+
+	DRIVER(cuMemPoolTrimTo)(handle, 0);
+	softmig_stream_restore(mode);
 }
 
 // Sets the pool's charge; held_bytes are reserved already for its growth. Under its lock.
@@ -122,11 +136,10 @@ static void refresh(struct pool *pool, CUmemoryPool handle, struct softmig_gpu *
 	lock(&pool->lock);
 	if (atomic_load(&pool->handle) == handle) {
 		if (trim)
-			DRIVER(cuMemPoolTrimTo)(handle, 0);
-		cuuint64_t now = 0; // not to be had: as if it had grown by what was held for it, until the next time
-		if (DRIVER(cuMemPoolGetAttribute)(handle, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, &now) != CUDA_SUCCESS)
-			now = atomic_load_explicit(&pool->charged_bytes, memory_order_relaxed) + held_bytes;
-		set_charge(pool, gpu, now, held_bytes);
+			trim_all(handle);
+		// Not to be had: as it was.
+		uint64_t before = atomic_load_explicit(&pool->charged_bytes, memory_order_relaxed);
+		set_charge(pool, gpu, attribute(handle, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, before), held_bytes);
 	} else {
 		softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, held_bytes);
 	}
@@ -204,8 +217,8 @@ void softmig_pools_refresh(void)
 // There is no room for growth, but what is asked for may fit into what the pool already has: if so many times as much is free there.
 static bool may_fit_inside(CUmemoryPool handle, uint64_t bytes, unsigned times)
 {
-	uint64_t has = attribute(handle, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT);
-	uint64_t used = attribute(handle, CU_MEMPOOL_ATTR_USED_MEM_CURRENT);
+	uint64_t has = attribute(handle, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, 0);
+	uint64_t used = attribute(handle, CU_MEMPOOL_ATTR_USED_MEM_CURRENT, 0);
 	return has > used && (has - used) / times >= bytes;
 }
 
@@ -303,9 +316,11 @@ static CUresult allocate_in_stream(CUdeviceptr *pointer, struct request *request
 {
 	request->pointer = pointer;
 	struct pools *pools = all();
-	struct softmig_gpu *gpu = softmig_gpu_of_stream(request->stream, request->per_thread);
 
-	if (pools == NULL || gpu == NULL || softmig_stream_is_capturing(request->stream, request->per_thread))
+	if (pools == NULL || softmig_stream_is_capturing(request->stream, request->per_thread))
+		return ask_driver(request);
+	struct softmig_gpu *gpu = softmig_gpu_of_stream(request->stream, request->per_thread);
+	if (gpu == NULL)
 		return ask_driver(request);
 	if (!request->named && DRIVER(cuDeviceGetMemPool)(&request->handle, gpu->device) != CUDA_SUCCESS)
 		return ask_driver(request);

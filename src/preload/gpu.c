@@ -12,7 +12,6 @@
 #include "preload/mode.h"
 #include "preload/oom_killer.h"
 #include "preload/private.h"
-#include "preload/stream.h"
 #include "preload/uuid.h"
 #include "slice/log.h"
 
@@ -263,7 +262,7 @@ static bool pools_changed(struct softmig_gpu *gpu)
 
 // own: calls of this thread that are counted as in flight. reserved_bytes: of the overhead, what this thread reserved for a call
 // that has been made.
-static uint64_t settle_relaxed(struct softmig_gpu *gpu, uint64_t own, uint64_t reserved_bytes)
+static uint64_t settle(struct softmig_gpu *gpu, uint64_t own, uint64_t reserved_bytes)
 {
 	struct softmig_ledger *ledger = softmig_ledger_now();
 	uint64_t bytes = 0, least = 0;
@@ -321,15 +320,6 @@ static uint64_t settle_relaxed(struct softmig_gpu *gpu, uint64_t own, uint64_t r
 		fill_headroom(gpu, charged - least);
 		return bytes;
 	}
-}
-
-static uint64_t settle(struct softmig_gpu *gpu, uint64_t own, uint64_t reserved_bytes)
-{
-	CUstreamCaptureMode mode = softmig_stream_relax();
-	uint64_t bytes = settle_relaxed(gpu, own, reserved_bytes);
-
-	softmig_stream_restore(mode);
-	return bytes;
 }
 
 uint64_t softmig_settle(struct softmig_gpu *gpu)
@@ -390,10 +380,8 @@ bool softmig_charge(struct softmig_gpu *gpu, enum softmig_ledger_kind kind, uint
 		if (charge_fed(gpu, kind, bytes))
 			return true;
 	}
-	CUstreamCaptureMode mode = softmig_stream_relax();
 	softmig_pools_trim(gpu);
 	softmig_graph_memory_trim(gpu);
-	softmig_stream_restore(mode);
 	settle(gpu, 1, 0);
 	if (charge_fed(gpu, kind, bytes))
 		return true;

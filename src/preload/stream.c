@@ -21,10 +21,13 @@ struct softmig_gpu *softmig_gpu_of_context(CUcontext context)
 
 struct softmig_gpu *softmig_gpu_of_stream(CUstream stream, bool per_thread)
 {
+	struct softmig_gpu *only = atomic_load_explicit(&softmig_hot.only_gpu, memory_order_acquire);
 	CUcontext context = NULL;
 	CUresult (*get)(CUstream, CUcontext *) = per_thread ? DRIVER(cuStreamGetCtx_ptsz) : DRIVER(cuStreamGetCtx);
 
+	if (only != NULL)
+		return only;
 	if (softmig_stream_is_special(stream) || get == NULL || get(stream, &context) != CUDA_SUCCESS)
-		return softmig_gpu_current();
+		return softmig_gpu_current_or_only();
 	return softmig_gpu_of_context(context);
 }

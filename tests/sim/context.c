@@ -527,11 +527,15 @@ CUresult cuCtxSynchronize_v2(CUcontext ctx)
 
 // --- what a context is set to
 
+// Whether it is unsafe during a capture is not documented and was not measured: here it is, so that nothing depends on it.
 CUresult cuCtxGetLimit(size_t *pvalue, CUlimit limit)
 {
 	SIM_CURRENT(context);
 	if (pvalue == NULL)
 		return CUDA_ERROR_INVALID_VALUE;
+	CUresult forbidden = sim_capture_forbid(context);
+	if (forbidden != CUDA_SUCCESS)
+		return forbidden;
 	if ((unsigned)limit >= SIM_LIMITS || limit >= CU_LIMIT_CIG_ENABLED)
 		return CUDA_ERROR_UNSUPPORTED_LIMIT;
 	*pvalue = context->limit[limit];

@@ -69,7 +69,8 @@ static CUresult free_address(CUdeviceptr address)
 	if ((ordinal) < 0 || (ordinal) >= sim_device_count) \
 		return CUDA_ERROR_INVALID_DEVICE
 
-// Unsafe during a capture, like cuMemPoolGetAttribute: see there.
+// Whether it is unsafe during a capture, like cuMemPoolGetAttribute, is not documented and was not measured: here it is, so that nothing
+// depends on it.
 CUresult cuDeviceGetGraphMemAttribute(CUdevice device, CUgraphMem_attribute attr, void *value)
 {
 	ORDINAL(device);
@@ -117,6 +118,9 @@ CUresult cuDeviceSetGraphMemAttribute(CUdevice device, CUgraphMem_attribute attr
 CUresult cuDeviceGraphMemTrim(CUdevice device)
 {
 	ORDINAL(device);
+	CUresult forbidden = sim_capture_forbid(NULL); // as cuMemPoolTrimTo
+	if (forbidden != CUDA_SUCCESS)
+		return forbidden;
 	struct CUctx_st *context = sim_context_of_device(device);
 	if (context != NULL)
 		sim_stream_wait_idle(context, -1); // what a running graph uses is not idle
@@ -244,9 +248,13 @@ CUresult cuGraphInstantiateWithParams_ptsz(
 	if ((exec) == NULL || (exec)->magic != SIM_EXEC) \
 		return CUDA_ERROR_INVALID_VALUE
 
+// Unsafe during a capture: PyTorch does it in relaxed mode, since it may come about in the midst of another graph's capture.
 CUresult cuGraphExecDestroy(CUgraphExec hGraphExec)
 {
 	EXEC(hGraphExec);
+	CUresult forbidden = sim_capture_forbid(NULL);
+	if (forbidden != CUDA_SUCCESS)
+		return forbidden;
 	sim_enter();
 	struct CUgraphExec_st **link = &execs;
 	while (*link != hGraphExec)

@@ -535,7 +535,7 @@ CUresult cuMemPoolDestroy(CUmemoryPool pool)
 	return CUDA_SUCCESS;
 }
 
-// Unsafe during a capture, like cuMemPoolGetAttribute: see there.
+// Unsafe during a capture, we take it, like cuMemPoolGetAttribute.
 CUresult cuMemPoolTrimTo(CUmemoryPool pool, size_t minBytesToKeep)
 {
 	SIM_READY();

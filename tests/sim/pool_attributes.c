@@ -12,7 +12,8 @@
 	if ((pool) == NULL || !(pool)->alive) \
 		return CUDA_ERROR_INVALID_VALUE
 
-// Whether the driver calls it unsafe during a capture is not documented and was not measured: here it does, so that nothing depends on it.
+// Unsafe during a capture, as is setting one: refused with STREAM_CAPTURE_UNSUPPORTED, and the capture is invalidated (NVIDIA says so in
+// github.com/NVIDIA/cccl/pull/11360; in relaxed mode it is allowed).
 CUresult cuMemPoolGetAttribute(CUmemoryPool pool, CUmemPool_attribute attr, void *value)
 {
 	POOL(pool);
@@ -40,6 +41,9 @@ CUresult cuMemPoolSetAttribute(CUmemoryPool pool, CUmemPool_attribute attr, void
 	POOL(pool);
 	if (value == NULL)
 		return CUDA_ERROR_INVALID_VALUE;
+	CUresult forbidden = sim_capture_forbid(NULL);
+	if (forbidden != CUDA_SUCCESS)
+		return forbidden;
 	switch ((int)attr) {
 	case CU_MEMPOOL_ATTR_REUSE_FOLLOW_EVENT_DEPENDENCIES:
 	case CU_MEMPOOL_ATTR_REUSE_ALLOW_OPPORTUNISTIC:
