@@ -12,6 +12,7 @@
 #include "preload/local.h"
 #include "preload/meter.h"
 #include "preload/mode.h"
+#include "preload/private.h"
 #include "preload/track.h"
 #include "slice/log.h"
 
@@ -44,22 +45,29 @@ static uint64_t cost_to_reserve(const struct softmig_gpu *gpu)
 	return bytes == 0 || atomic_load(&gpu->contexts) != 0 ? bytes : bytes + SOFTMIG_HEADROOM_BYTES;
 }
 
-static CUresult reserve_unknown(struct creation *creation)
+static CUresult reserve_known(struct creation *creation, uint64_t cost_bytes)
+{
+	if (!softmig_charge(creation->gpu, SOFTMIG_LEDGER_OVERHEAD, cost_bytes, "context"))
+		return CUDA_ERROR_OUT_OF_MEMORY;
+	creation->reserved_bytes = cost_bytes;
+	return CUDA_SUCCESS;
+}
+
+static CUresult reserve(struct creation *creation)
 {
 	struct timespec pause = {.tv_nsec = 5000000};
 
 	for (int i = 0; i < 2000; i++) {
+		uint64_t cost = cost_to_reserve(creation->gpu);
+		if (cost != 0)
+			return reserve_known(creation, cost);
 		uint64_t limit = softmig_gpu_limit_bytes(creation->gpu), used = softmig_gpu_used_bytes(creation->gpu);
-		uint64_t bytes = cost_to_reserve(creation->gpu);
-		if (bytes == 0)
-			bytes = limit > used && limit - used < UNKNOWN_COST_BYTES ? limit - used : UNKNOWN_COST_BYTES;
+		uint64_t bytes = limit > used && limit - used < UNKNOWN_COST_BYTES ? limit - used : UNKNOWN_COST_BYTES;
 		if (softmig_ledger_reserve(softmig_ledger_now(), creation->gpu->ledger, SOFTMIG_LEDGER_OVERHEAD, bytes,
 		                           limit == UINT64_MAX ? 0 : limit)) {
 			creation->reserved_bytes = bytes;
 			return CUDA_SUCCESS;
 		}
-		if (softmig_context_cost_bytes(creation->gpu) != 0)
-			break;
 		int kept = errno;
 		nanosleep(&pause, NULL);
 		errno = kept;
@@ -79,14 +87,7 @@ static CUresult begin(struct creation *creation, CUdevice device)
 		return CUDA_ERROR_DEVICE_UNAVAILABLE;
 	}
 	softmig_gpu_enter(gpu);
-	uint64_t cost = cost_to_reserve(gpu);
-	CUresult result = CUDA_SUCCESS;
-	if (cost == 0)
-		result = reserve_unknown(creation);
-	else if (softmig_charge(gpu, SOFTMIG_LEDGER_OVERHEAD, cost, "context"))
-		creation->reserved_bytes = cost;
-	else
-		result = CUDA_ERROR_OUT_OF_MEMORY;
+	CUresult result = reserve(creation);
 	if (result != CUDA_SUCCESS)
 		softmig_gpu_leave(gpu);
 	return result;
@@ -255,32 +256,6 @@ static bool primary_active(CUdevice device)
 	       DRIVER(cuDevicePrimaryCtxGetState)(device, &flags, &active) == CUDA_SUCCESS && active;
 }
 
-CUresult hook_cuDevicePrimaryCtxRetain(CUcontext *pctx, CUdevice dev)
-{
-	struct creation creation;
-	struct softmig_gpu *gpu = softmig_gpu_of_device(dev);
-	CUcontext none = NULL;
-
-	// Only the retain that activates it costs anything.
-	if (gpu == NULL || (atomic_load(&gpu->primary) != NULL && primary_active(dev)))
-		return DRIVER(cuDevicePrimaryCtxRetain)(pctx, dev);
-	CUresult result = begin(&creation, dev);
-	if (result != CUDA_SUCCESS)
-		return result;
-	result = DRIVER(cuDevicePrimaryCtxRetain)(pctx, dev);
-	if (result == CUDA_SUCCESS && !atomic_compare_exchange_strong(&gpu->primary, &none, *pctx)) {
-		// Another thread was faster: one context, charged once.
-		softmig_uncharge(gpu, SOFTMIG_LEDGER_OVERHEAD, creation.reserved_bytes);
-		softmig_gpu_leave(gpu);
-		return result;
-	}
-	if (!end(&creation, result, NULL)) {
-		hook_cuDevicePrimaryCtxRelease_v2(dev);
-		return CUDA_ERROR_OUT_OF_MEMORY;
-	}
-	return result;
-}
-
 bool softmig_context_primary_ended(struct softmig_gpu *gpu)
 {
 	CUcontext primary = NULL;
@@ -295,37 +270,84 @@ bool softmig_context_primary_ended(struct softmig_gpu *gpu)
 	return true;
 }
 
+// Retaining, releasing and resetting: one thread after another, or one that finds the context there takes up, uncharged, what another one lets go,
+// and several that find none ask for several.
+static struct softmig_private private_locks;
+
 // Released or reset: when it is no longer active, it and all that hung on it are gone. A reset leaves it inactive until used again.
+static CUresult end_primary(struct softmig_gpu *gpu, CUdevice device, CUresult (*call)(CUdevice))
+{
+	softmig_gpu_enter(gpu);
+	CUresult result = call(device);
+	bool ended = result == CUDA_SUCCESS && softmig_context_primary_ended(gpu);
+	softmig_gpu_leave(gpu);
+	if (ended)
+		softmig_settle(gpu);
+	return result;
+}
+
+static CUresult retain_primary(struct softmig_gpu *gpu, CUdevice device, CUcontext *context)
+{
+	struct creation creation;
+
+	// Only the retain that activates it costs anything.
+	if (atomic_load(&gpu->primary) != NULL && primary_active(device))
+		return DRIVER(cuDevicePrimaryCtxRetain)(context, device);
+	softmig_gpu_enter(gpu);
+	softmig_context_primary_ended(gpu); // with its last green context, just now
+	softmig_gpu_leave(gpu);
+	CUresult result = begin(&creation, device);
+	if (result != CUDA_SUCCESS)
+		return result;
+	result = DRIVER(cuDevicePrimaryCtxRetain)(context, device);
+	if (result == CUDA_SUCCESS)
+		atomic_store(&gpu->primary, *context);
+	if (end(&creation, result, NULL))
+		return result;
+	end_primary(gpu, device, SOFTMIG_HAS(cuDevicePrimaryCtxRelease_v2) ? DRIVER(cuDevicePrimaryCtxRelease_v2) :
+	                                                                    DRIVER(cuDevicePrimaryCtxRelease));
+	return CUDA_ERROR_OUT_OF_MEMORY;
+}
+
+CUresult hook_cuDevicePrimaryCtxRetain(CUcontext *pctx, CUdevice dev)
+{
+	struct softmig_gpu *gpu = softmig_gpu_of_device(dev);
+
+	if (gpu == NULL)
+		return DRIVER(cuDevicePrimaryCtxRetain)(pctx, dev);
+	softmig_private_lock(&private_locks, SOFTMIG_MAX_GPUS, gpu->ledger);
+	CUresult result = retain_primary(gpu, dev, pctx);
+	softmig_private_unlock(&private_locks, SOFTMIG_MAX_GPUS, gpu->ledger);
+	return result;
+}
+
 #define END_PRIMARY(device, call) \
 	do { \
 		struct softmig_gpu *gpu = softmig_gpu_of_device(device); \
 		if (gpu == NULL) \
-			return (call); \
-		softmig_gpu_enter(gpu); \
-		CUresult result = (call); \
-		bool ended = result == CUDA_SUCCESS && softmig_context_primary_ended(gpu); \
-		softmig_gpu_leave(gpu); \
-		if (ended) \
-			softmig_settle(gpu); \
+			return (call)(device); \
+		softmig_private_lock(&private_locks, SOFTMIG_MAX_GPUS, gpu->ledger); \
+		CUresult result = end_primary(gpu, (device), (call)); \
+		softmig_private_unlock(&private_locks, SOFTMIG_MAX_GPUS, gpu->ledger); \
 		return result; \
 	} while (0)
 
 CUresult hook_cuDevicePrimaryCtxRelease(CUdevice dev)
 {
-	END_PRIMARY(dev, DRIVER(cuDevicePrimaryCtxRelease)(dev));
+	END_PRIMARY(dev, DRIVER(cuDevicePrimaryCtxRelease));
 }
 
 CUresult hook_cuDevicePrimaryCtxRelease_v2(CUdevice dev)
 {
-	END_PRIMARY(dev, DRIVER(cuDevicePrimaryCtxRelease_v2)(dev));
+	END_PRIMARY(dev, DRIVER(cuDevicePrimaryCtxRelease_v2));
 }
 
 CUresult hook_cuDevicePrimaryCtxReset(CUdevice dev)
 {
-	END_PRIMARY(dev, DRIVER(cuDevicePrimaryCtxReset)(dev));
+	END_PRIMARY(dev, DRIVER(cuDevicePrimaryCtxReset));
 }
 
 CUresult hook_cuDevicePrimaryCtxReset_v2(CUdevice dev)
 {
-	END_PRIMARY(dev, DRIVER(cuDevicePrimaryCtxReset_v2)(dev));
+	END_PRIMARY(dev, DRIVER(cuDevicePrimaryCtxReset_v2));
 }

@@ -3,12 +3,9 @@
 // with 16 KiB of local memory by (16 - 8) KiB x 2048 threads x 132 multiprocessors, to the byte; it shrinks when the stack limit does.
 #include "preload/local.h"
 
-#include <errno.h>
-
 #include "preload/hook.h"
 #include "preload/private.h"
 #include "preload/stream.h"
-#include "slice/sys.h"
 
 struct local {
 	_Atomic uint64_t per_thread;  // what the context has or will have per thread, 0: not asked yet
@@ -18,7 +15,7 @@ struct local {
 };
 
 static struct local locals[SOFTMIG_MAX_GPUS];
-static struct softmig_private private_locks; // what a forked child finds open
+static struct softmig_private private_locks; // of stack limits
 
 static uint64_t threads_of(const struct softmig_gpu *gpu)
 {
@@ -94,28 +91,14 @@ bool softmig_local_kernel(struct softmig_gpu *gpu, uint64_t bytes_per_thread)
 	return true;
 }
 
-static _Atomic int *lock_of(const struct softmig_gpu *gpu)
-{
-	_Atomic int *locks = softmig_private_get(&private_locks, SOFTMIG_MAX_GPUS * sizeof(*locks));
-	return locks == NULL ? NULL : &locks[gpu->ledger];
-}
-
-// Held across the driver's call, which waits for the device and nobody else; milliseconds.
 void softmig_local_stack_begin(struct softmig_gpu *gpu)
 {
-	_Atomic int *lock = lock_of(gpu);
-	int kept = errno;
-
-	while (lock != NULL && atomic_exchange_explicit(lock, 1, memory_order_acquire) != 0)
-		softmig_sys_sleep_ns(50000);
-	errno = kept;
+	softmig_private_lock(&private_locks, SOFTMIG_MAX_GPUS, gpu->ledger);
 }
 
 void softmig_local_stack_end(struct softmig_gpu *gpu)
 {
-	_Atomic int *lock = lock_of(gpu);
-	if (lock != NULL)
-		atomic_store_explicit(lock, 0, memory_order_release);
+	softmig_private_unlock(&private_locks, SOFTMIG_MAX_GPUS, gpu->ledger);
 }
 
 uint64_t softmig_local_stack_growth(struct softmig_gpu *gpu, uint64_t bytes_per_thread)

@@ -7,6 +7,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "slice/sys.h"
+
 #ifndef MADV_WIPEONFORK
 #define MADV_WIPEONFORK 18
 #endif
@@ -47,4 +49,27 @@ void *softmig_private_make(struct softmig_private *memory, size_t bytes)
 		mine = seen;
 	}
 	return mine->memory;
+}
+
+static _Atomic int *lock_of(struct softmig_private *locks, int count, int index)
+{
+	_Atomic int *all = softmig_private_get(locks, (size_t)count * sizeof(*all));
+	return all == NULL ? NULL : &all[index];
+}
+
+void softmig_private_lock(struct softmig_private *locks, int count, int index)
+{
+	_Atomic int *lock = lock_of(locks, count, index);
+	int kept = errno;
+
+	while (lock != NULL && atomic_exchange_explicit(lock, 1, memory_order_acquire) != 0)
+		softmig_sys_sleep_ns(50000);
+	errno = kept;
+}
+
+void softmig_private_unlock(struct softmig_private *locks, int count, int index)
+{
+	_Atomic int *lock = lock_of(locks, count, index);
+	if (lock != NULL)
+		atomic_store_explicit(lock, 0, memory_order_release);
 }

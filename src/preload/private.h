@@ -25,6 +25,11 @@ static inline void *softmig_private_get(struct softmig_private *memory, size_t b
 	return __builtin_expect(page != NULL && page->pid == 0, 1) ? page->memory : softmig_private_make(memory, bytes);
 }
 
+// One of count locks for what only one thread may do at a time, the driver's call in it included, which waits for nobody else: milliseconds. A
+// forked child finds them open. Where there is no memory for them, nobody waits.
+void softmig_private_lock(struct softmig_private *locks, int count, int index);
+void softmig_private_unlock(struct softmig_private *locks, int count, int index);
+
 // Scratch memory for one call, without the heap. NULL: none to be had.
 void *softmig_scratch_get(size_t bytes);
 void softmig_scratch_free(void *scratch, size_t bytes);

@@ -48,3 +48,11 @@ teardown() {
 	export SOFTMIG_SIM_CONTEXT=32M
 	"$BUILD/programs/context" crowd 150 env CUDA_DEVICE_MEMORY_LIMIT=4G LD_PRELOAD="$BUILD/libsoftmig.so" "$BUILD/programs/context" primary_reset
 }
+
+@test "threads that retain the primary context at once get one, where there is room for one" {
+	in_slice 800M context retained_by_threads
+}
+
+@test "a primary context that is let go and taken up by two threads is charged while it lives" {
+	in_slice 800M context retained_while_released
+}

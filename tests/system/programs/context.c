@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // context TEST: contexts, judged from within the slice and from without. See tests/system/context.bats.
+#include <pthread.h>
+
 #include "slice.h"
 
 static CUdeviceptr allocate(size_t bytes)
@@ -94,6 +96,69 @@ static void second_refused(void)
 	GREW(16 * MIB);
 }
 
+enum { THREADS = 8 };
+static pthread_barrier_t together;
+
+static void *retain(void *unused)
+{
+	CUcontext context;
+	pthread_barrier_wait(&together);
+	OK(CU(cuDevicePrimaryCtxRetain)(&context, 0));
+	return unused;
+}
+
+// Threads that retain at once get one context, for which there is room.
+static void retained_by_threads(void)
+{
+	pthread_t thread[THREADS];
+	OK(CU(cuInit)(0));
+	pthread_barrier_init(&together, NULL, THREADS);
+	for (int round = 0; round < 50; round++) {
+		for (int i = 0; i < THREADS; i++)
+			pthread_create(&thread[i], NULL, retain, NULL);
+		for (int i = 0; i < THREADS; i++)
+			pthread_join(thread[i], NULL);
+		use_device(0);
+		EXPECT(inside_bytes(), outside_bytes(0));
+		for (int i = 0; i <= THREADS; i++)
+			OK(CU(cuDevicePrimaryCtxRelease_v2)(0));
+		EXPECT(outside_bytes(0), 0);
+	}
+}
+
+static CUcontext race_context;
+
+static void *retain_and_release(void *unused)
+{
+	for (int i = 0; i < 300; i++) {
+		CUcontext context;
+		OK(CU(cuDevicePrimaryCtxRetain)(&context, 0));
+		OK(CU(cuDevicePrimaryCtxRelease_v2)(0));
+	}
+	return unused;
+}
+
+// A context that one thread lets go while another takes it up is charged while it lives.
+static void retained_while_released(void)
+{
+	pthread_t thread[2];
+	OK(CU(cuInit)(0));
+	use_device(0);
+	mark(0);
+	OK(CU(cuDevicePrimaryCtxRelease_v2)(0));
+	for (int round = 0; round < 3; round++) {
+		for (int i = 0; i < 2; i++)
+			pthread_create(&thread[i], NULL, retain_and_release, NULL);
+		for (int i = 0; i < 2; i++)
+			pthread_join(thread[i], NULL);
+		EXPECT(outside_bytes(0), 0);
+		OK(CU(cuDevicePrimaryCtxRetain)(&race_context, 0));
+		OK(CU(cuCtxSetCurrent)(race_context));
+		GREW(0);
+		OK(CU(cuDevicePrimaryCtxRelease_v2)(0));
+	}
+}
+
 // What the driver fails is charged to nobody.
 static void failed(void)
 {
@@ -172,6 +237,6 @@ int main(int argc, char **argv)
 		return crowd(atoi(argv[2]), argv + 3);
 	static const struct test tests[] = {{"primary_reset", primary_reset}, {"primary_released", primary_released},
 	                                    {"made_and_destroyed", made_and_destroyed}, {"refused", refused},
-	                                    {"second_refused", second_refused}, {"failed", failed}, {"green", green}, {NULL, NULL}};
+	                                    {"second_refused", second_refused}, {"retained_by_threads", retained_by_threads}, {"retained_while_released", retained_while_released}, {"failed", failed}, {"green", green}, {NULL, NULL}};
 	return run_test(argc, argv, tests);
 }
