@@ -277,7 +277,7 @@ static CUresult squeeze(const struct request *request, struct pool *pool, struct
 }
 
 // The three moves. Where there is no room for growth, in this order: what the pool already has, as far as it is sure to be free
-// for this stream; idle memory of all pools, given back; what remains in the chunks that could not be given back.
+// for this stream; idle memory of all pools but the graphs', given back; what remains in the chunks that could not be given back.
 static CUresult allocate(const struct request *request, struct pools *pools, struct pool *pool, struct softmig_gpu *gpu)
 {
 	uint64_t held = growth_of(request->bytes);
@@ -288,7 +288,7 @@ static CUresult allocate(const struct request *request, struct pools *pools, str
 		result = squeeze(request, pool, gpu);
 	if (result != CUDA_ERROR_OUT_OF_MEMORY)
 		return result;
-	if (charged || softmig_charge(gpu, SOFTMIG_LEDGER_TRACKED, held, "cuMemAllocAsync")) {
+	if (charged || softmig_charge_stream_ordered(gpu, held, "cuMemAllocAsync")) {
 		result = ask_driver(request);
 		refresh(pool, request->handle, gpu, held, false);
 	} else if (may_fit_inside(request->handle, request->bytes, FREE_IN_PIECES)) {
@@ -325,6 +325,10 @@ static CUresult allocate_in_stream(CUdeviceptr *pointer, struct request *request
 	if (!request->named && DRIVER(cuDeviceGetMemPool)(&request->handle, gpu->device) != CUDA_SUCCESS)
 		return ask_driver(request);
 	struct pool *pool = find(pools, request->handle);
+	// What the driver does not know as a pool is its to refuse.
+	if (request->handle == NULL ||
+	    (pool == NULL && attribute(request->handle, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, UINT64_MAX) == UINT64_MAX))
+		return ask_driver(request);
 	if (pool == NULL)
 		pool = enlist(pools, request->handle, request->named ? gpu_of_pool(request->handle) : gpu->ledger, false);
 	gpu = pool == NULL ? NULL : softmig_gpu_by_index(atomic_load(&pool->gpu));

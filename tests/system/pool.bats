@@ -67,3 +67,7 @@ teardown() {
 @test "pools' memory goes with the primary context" {
 	in_slice 1G pool after_reset
 }
+
+@test "what is no pool is the driver's to refuse, and is charged to nobody" {
+	in_slice 1G pool no_such_pool
+}

@@ -297,6 +297,30 @@ static void captured_is_not_charged(void)
 	GREW(0);
 }
 
+// The driver refuses what is no pool, and nothing is charged for it.
+static void no_such_pool(void)
+{
+	CUdeviceptr pointer, plain;
+	use_device(0);
+	CUstream stream = new_stream();
+	CUmemoryPool pool = new_pool(0), never_used = new_pool(0);
+	OK(CU(cuMemAllocFromPoolAsync)(&pointer, MIB, pool, stream));
+	release(pointer, stream);
+	synchronise(stream);
+	OK(CU(cuMemPoolDestroy)(pool));
+	OK(CU(cuMemPoolDestroy)(never_used));
+	mark(0);
+	for (int i = 0; i < 5; i++) {
+		EXPECT(CU(cuMemAllocFromPoolAsync)(&pointer, MIB, NULL, stream), CUDA_ERROR_INVALID_VALUE);
+		EXPECT(CU(cuMemAllocFromPoolAsync)(&pointer, MIB, pool, stream), CUDA_ERROR_INVALID_VALUE);
+		EXPECT(CU(cuMemAllocFromPoolAsync)(&pointer, MIB, never_used, stream), CUDA_ERROR_INVALID_VALUE);
+		EXPECT(CU(cuMemAllocAsync)(NULL, MIB, stream), CUDA_ERROR_INVALID_VALUE);
+		EXPECT(CU(cuMemAllocAsync)(&pointer, 0, stream), CUDA_ERROR_INVALID_VALUE);
+	}
+	GREW(0);
+	OK(CU(cuMemAlloc_v2)(&plain, limit_bytes() - slice_bytes()));
+}
+
 static CUcontext shared_context;
 
 static void *use_pools(void *unused)
@@ -364,7 +388,7 @@ int main(int argc, char **argv)
 	                                    {"host_pool_is_free", host_pool_is_free},
 	                                    {"freeing_synchronises", freeing_synchronises},
 	                                    {"captured_is_not_charged", captured_is_not_charged},
-	                                    {"many_threads", many_threads},
+	                                    {"many_threads", many_threads}, {"no_such_pool", no_such_pool},
 	                                    {"after_reset", after_reset},
 	                                    {NULL, NULL}};
 	return run_test(argc, argv, tests);
