@@ -40,7 +40,7 @@ CUresult hook_cuGreenCtxStreamCreate(CUstream *phStream, CUgreenCtx greenCtx, un
 		softmig_meter_stream_gone(stream); \
 		CUresult result = (call); \
 		if (result == CUDA_SUCCESS && gpu != NULL) { \
-			softmig_graph_memory_stream_gone(gpu); \
+			softmig_graph_memory_stream_gone(gpu, (stream)); \
 			softmig_settle(gpu); \
 		} \
 		return result; \

@@ -369,7 +369,8 @@ static bool charge_fed(struct softmig_gpu *gpu, enum softmig_ledger_kind kind, u
 	return !softmig_gpu_starved(gpu) && softmig_charge_if_room(gpu, kind, bytes);
 }
 
-bool softmig_charge(struct softmig_gpu *gpu, enum softmig_ledger_kind kind, uint64_t bytes, const char *what)
+// graphs: their idle memory is given back before a refusal.
+static bool charge(struct softmig_gpu *gpu, enum softmig_ledger_kind kind, uint64_t bytes, const char *what, bool graphs)
 {
 	if (charge_fed(gpu, kind, bytes))
 		return true;
@@ -381,7 +382,8 @@ bool softmig_charge(struct softmig_gpu *gpu, enum softmig_ledger_kind kind, uint
 			return true;
 	}
 	softmig_pools_trim(gpu);
-	softmig_graph_memory_trim(gpu);
+	if (graphs)
+		softmig_graph_memory_trim(gpu);
 	settle(gpu, 1, 0);
 	if (charge_fed(gpu, kind, bytes))
 		return true;
@@ -392,6 +394,16 @@ bool softmig_charge(struct softmig_gpu *gpu, enum softmig_ledger_kind kind, uint
 	softmig_ledger_count_refusal(softmig_ledger_now(), gpu->ledger);
 	softmig_oom_kill(gpu);
 	return false;
+}
+
+bool softmig_charge(struct softmig_gpu *gpu, enum softmig_ledger_kind kind, uint64_t bytes, const char *what)
+{
+	return charge(gpu, kind, bytes, what, true);
+}
+
+bool softmig_charge_stream_ordered(struct softmig_gpu *gpu, uint64_t bytes, const char *what)
+{
+	return charge(gpu, SOFTMIG_LEDGER_TRACKED, bytes, what, false);
 }
 
 bool softmig_unasked_begin(struct softmig_unasked *unasked, struct softmig_gpu *gpu, uint64_t most_bytes, const char *what)

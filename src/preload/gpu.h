@@ -88,6 +88,9 @@ void softmig_gpu_leave(struct softmig_gpu *gpu);
 
 // Reserves; between enter and leave. False: refused for good, after settling, reclaiming the dead and trimming idle pools; logged. what: for the log.
 bool softmig_charge(struct softmig_gpu *gpu, enum softmig_ledger_kind kind, uint64_t bytes, const char *what);
+// The same for the growth of a pool: idle memory of graphs stays with them, as the driver leaves it before it refuses a stream-ordered
+// allocation (docs/driver-facts.md).
+bool softmig_charge_stream_ordered(struct softmig_gpu *gpu, uint64_t bytes, const char *what);
 // A process with a context and less than a granule of headroom: it is given nothing before that is there (softmig_charge sees to it).
 bool softmig_gpu_starved(const struct softmig_gpu *gpu);
 // softmig_charge without all that: does it fit as things are?
@@ -134,7 +137,7 @@ void softmig_graph_memory_forget(struct softmig_gpu *gpu);
 // brings its charge up to date: did it change?
 bool softmig_graph_memory_changed(struct softmig_gpu *gpu);
 // a stream on it was destroyed.
-void softmig_graph_memory_stream_gone(struct softmig_gpu *gpu);
+void softmig_graph_memory_stream_gone(struct softmig_gpu *gpu, CUstream stream);
 // cuda_pool.c: gives idle pool memory of this process on the GPU back to the driver (between enter and leave);
 void softmig_pools_trim(struct softmig_gpu *gpu);
 // brings the charges of its pools up to date: did one change?

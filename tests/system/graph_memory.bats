@@ -56,3 +56,27 @@ teardown() {
 @test "graphs' memory goes with the context" {
 	in_slice 4G graph_memory gone_with_the_context
 }
+
+@test "a graph that leaves memory to the program is launched again in a full slice" {
+	in_slice 4G graph_memory kept_in_a_full_slice
+}
+
+@test "several such graphs are launched by turns in a full slice" {
+	in_slice 4G graph_memory kept_by_turns_in_a_full_slice
+}
+
+@test "a graph whose memory another one has kept asks for it anew" {
+	in_slice 4G graph_memory taken_from_another
+}
+
+@test "a graph that frees another one's memory keeps its own" {
+	in_slice 4G graph_memory freed_by_another_graph
+}
+
+@test "an instantiation that is refused says so in its parameters" {
+	in_slice 4G graph_memory refused_instantiation
+}
+
+@test "graphs are launched again after stream-ordered allocations were refused" {
+	in_slice 4G graph_memory beside_stream_ordered
+}

@@ -251,6 +251,152 @@ static void freed_outside(void)
 	GREW(0);
 }
 
+// A graph that leaves SIZE at *kept to the program, as a framework's outputs are, and allocates and frees as much beside.
+static CUgraphExec graph_that_keeps(size_t bytes, CUdeviceptr *kept)
+{
+	CUgraph graph;
+	CUgraphExec exec;
+	CUdeviceptr scratch;
+	OK(CU(cuGraphCreate)(&graph, 0));
+	CUgraphNode node = add_alloc(graph, NULL, bytes, kept);
+	node = add_alloc(graph, &node, SIZE, &scratch);
+	add_free(graph, node, scratch);
+	OK(CU(cuGraphInstantiateWithFlags)(&exec, graph, CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH));
+	return exec;
+}
+
+// Takes all that is left of the slice.
+static CUdeviceptr fill(void)
+{
+	CUdeviceptr pointer;
+	OK(CU(cuMemAlloc_v2)(&pointer, limit_bytes() - slice_bytes()));
+	EXPECT(slice_bytes(), limit_bytes());
+	return pointer;
+}
+
+// Launched again, it frees what it had left and takes no more than it has.
+static void kept_in_a_full_slice(void)
+{
+	CUdeviceptr kept;
+	use_device(0);
+	CUstream stream = new_stream();
+	CUgraphExec exec = graph_that_keeps(SIZE, &kept);
+	launch(exec, stream);
+	fill();
+	mark(0);
+	for (int i = 0; i < 3; i++)
+		launch(exec, stream);
+	GREW(0);
+	OK(CU(cuMemFreeAsync)(kept, stream)); // by the program
+	for (int i = 0; i < 3; i++)
+		launch(exec, stream);
+	GREW(0);
+}
+
+static void kept_by_turns_in_a_full_slice(void)
+{
+	CUdeviceptr kept, other;
+	use_device(0);
+	CUstream stream = new_stream();
+	CUgraphExec exec = graph_that_keeps(SIZE, &kept), second = graph_that_keeps(2 * SIZE, &other), passing = instantiate(graph_of(SIZE));
+	for (int i = 0; i < 2; i++) {
+		launch(exec, stream);
+		launch(second, stream);
+		launch(passing, stream);
+	}
+	fill();
+	mark(0);
+	for (int i = 0; i < 3; i++) {
+		launch(second, stream);
+		launch(passing, stream);
+		launch(exec, stream);
+	}
+	GREW(0);
+}
+
+// Stream-ordered allocations until they are refused leave graphs what they have.
+static void beside_stream_ordered(void)
+{
+	CUdeviceptr kept, pointer;
+	use_device(0);
+	CUstream stream = new_stream();
+	CUgraphExec keeping = graph_that_keeps(SIZE, &kept), passing = instantiate(graph_of(3 * SIZE));
+	launch(keeping, stream);
+	launch(passing, stream);
+	CUresult result;
+	while ((result = CU(cuMemAllocAsync)(&pointer, SIZE, stream)) == CUDA_SUCCESS)
+		;
+	REFUSED(result);
+	mark(0);
+	launch(passing, stream);
+	launch(keeping, stream);
+	GREW(0);
+}
+
+// What one graph keeps may be what another one had: that one needs memory anew.
+static void taken_from_another(void)
+{
+	CUdeviceptr kept;
+	use_device(0);
+	CUstream stream = new_stream();
+	CUgraphExec passing = instantiate(graph_of(2 * SIZE)), keeping = graph_that_keeps(SIZE, &kept);
+	launch(passing, stream);
+	mark(0);
+	launch(keeping, stream);
+	GREW(0); // from what is idle
+	fill();
+	mark(0);
+	REFUSED(CU(cuGraphLaunch)(passing, stream)); // and what was idle has been given back
+	EXPECT(inside_bytes() - mark_inside, outside_bytes(0) - mark_outside);
+	EXPECT(slice_bytes() <= limit_bytes() - SIZE, 1);
+	launch(keeping, stream);
+	GREW(0);
+	OK(CU(cuMemFreeAsync)(kept, stream));
+}
+
+// A graph may free what another one allocated. Whether it keeps something itself is told by addresses, not by numbers.
+static void freed_by_another_graph(void)
+{
+	CUdeviceptr first, second;
+	CUgraph graph;
+	CUgraphExec exec;
+	use_device(0);
+	CUstream stream = new_stream();
+	CUgraphExec passing = instantiate(graph_of(2 * SIZE)), keeping = graph_that_keeps(SIZE, &first);
+	OK(CU(cuGraphCreate)(&graph, 0));
+	CUgraphNode node = add_alloc(graph, NULL, 2 * SIZE, &second);
+	add_free(graph, node, first);
+	OK(CU(cuGraphInstantiateWithFlags)(&exec, graph, CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH));
+	launch(keeping, stream);
+	launch(passing, stream);
+	launch(exec, stream); // from what is idle, and keeps it
+	fill();
+	mark(0);
+	REFUSED(CU(cuGraphLaunch)(passing, stream));
+	EXPECT(inside_bytes() - mark_inside, outside_bytes(0) - mark_outside);
+	OK(CU(cuMemFreeAsync)(second, stream));
+}
+
+// The error is told in the parameters too.
+static void refused_instantiation(void)
+{
+	CUDA_GRAPH_INSTANTIATE_PARAMS params = {.result_out = CUDA_GRAPH_INSTANTIATE_SUCCESS};
+	CUgraphNode node = NULL;
+	CUgraphExec exec;
+	CUgraph graph;
+	use_device(0);
+	OK(CU(cuGraphCreate)(&graph, 0));
+	for (int i = 0; i < 2000; i++) // more than the headroom holds
+		OK(CU(cuGraphAddEmptyNode)(&node, graph, NULL, 0));
+	params.hErrNode_out = node;
+	fill();
+	mark(0);
+	REFUSED(CU(cuGraphInstantiateWithParams)(&exec, graph, &params));
+	EXPECT(params.result_out, CUDA_GRAPH_INSTANTIATE_ERROR);
+	EXPECT(params.hErrNode_out == NULL, 1);
+	GREW(0);
+}
+
 static void gone_with_the_context(void)
 {
 	use_device(0);
@@ -271,6 +417,9 @@ int main(int argc, char **argv)
 		{"by_launch", by_launch}, {"by_upload", by_upload}, {"captured", captured}, {"in_a_child_graph", in_a_child_graph},
 		{"refused", refused}, {"idle_memory_is_given_back", idle_memory_is_given_back},
 		{"again_in_a_full_slice", again_in_a_full_slice}, {"freed_outside", freed_outside}, {"launched_into_a_capture", launched_into_a_capture},
-		{"looked_up_in_a_capture", looked_up_in_a_capture}, {"gone_with_the_context", gone_with_the_context}, {NULL, NULL}};
+		{"looked_up_in_a_capture", looked_up_in_a_capture}, {"gone_with_the_context", gone_with_the_context},
+		{"kept_in_a_full_slice", kept_in_a_full_slice}, {"kept_by_turns_in_a_full_slice", kept_by_turns_in_a_full_slice},
+		{"taken_from_another", taken_from_another}, {"beside_stream_ordered", beside_stream_ordered}, {"freed_by_another_graph", freed_by_another_graph},
+		{"refused_instantiation", refused_instantiation}, {NULL, NULL}};
 	return run_test(argc, argv, tests);
 }
