@@ -166,7 +166,8 @@ uint64_t softmig_ledger_used(const struct softmig_ledger *ledger, int gpu);
 // Frees the slots of dead processes. Returns how many. 10 us per other process.
 int softmig_ledger_reclaim(struct softmig_ledger *ledger);
 
-// For tools: a copy of the file taken with pread, so that an owner who truncates it harms nobody. 0 or errno (EINVAL: not a ledger).
+// For tools: a copy of the file taken with pread, so that an owner who truncates it harms nobody, of a
+// regular file: nothing else is opened. 0 or errno (EINVAL: not a ledger).
 int softmig_ledger_snapshot(const char *path, struct softmig_ledger_file *copy);
 // Is the process of this slot alive, seen from here? By pid, start time and namespace; a zombie whose threads are all gone is dead: the
 // driver has its memory back. What cannot be seen (another PID namespace, no /proc) counts as alive. ledger may be NULL.

@@ -4,7 +4,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
+#include <sys/inotify.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <time.h>
@@ -394,6 +396,22 @@ static void a_lost_slot_is_claimed_anew(void **state)
 	softmig_ledger_close(&ledger);
 }
 
+static void a_snapshot_opens_nothing_but_a_regular_file(void **state)
+{
+	(void)state;
+	// To open a device is to do something to it, and whose snapshot it is chooses the path.
+	static struct softmig_ledger_file copy;
+	char event[sizeof(struct inotify_event) + NAME_MAX + 1];
+	assert_int_equal(mkfifo(path, 0600), 0);
+	int watch = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+	assert_true(inotify_add_watch(watch, path, IN_OPEN) >= 0);
+	assert_int_equal(softmig_ledger_snapshot(path, &copy), EINVAL);
+	assert_int_equal(read(watch, event, sizeof event), -1);
+	assert_int_equal(errno, EAGAIN);
+	close(watch);
+	unlink(path);
+}
+
 static void a_snapshot_shows_the_living_and_refuses_what_is_no_ledger(void **state)
 {
 	(void)state;
@@ -546,6 +564,7 @@ int main(void)
 		TEST(cover_is_had_if_it_fits_kept_without_a_look_and_charged_when_spent),
 		TEST(cover_that_is_only_kept_is_in_nobodys_way),
 		TEST(cover_in_use_counts_as_used_for_whoever_waits_long),
+		TEST(a_snapshot_opens_nothing_but_a_regular_file),
 		TEST(a_snapshot_shows_the_living_and_refuses_what_is_no_ledger),
 	};
 	return cmocka_run_group_tests_name("ledger", tests, NULL, NULL);
