@@ -111,7 +111,7 @@ void softmig_doctor_entry(struct softmig_doctor *doctor)
 	struct stat status;
 	int error = softmig_file_read(node->preload, &file);
 	if (error) {
-		softmig_doctor_tell(doctor, FAULT, "entry", "make it a plain file of root's", "%s cannot be read: %s", node->preload, strerror(error));
+		softmig_doctor_tell(doctor, FAULT, "entry", "make it a plain file of root's", "%s cannot be read: %s", node->preload, softmig_file_why(error));
 		return;
 	}
 	check_entries(doctor, &file);

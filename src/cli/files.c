@@ -56,6 +56,20 @@ void softmig_file_free(struct softmig_file *file)
 	file->text = NULL;
 }
 
+const char *softmig_file_why(int error)
+{
+	switch (error) {
+	case ELOOP:
+		return "it is a symbolic link";
+	case EINVAL:
+		return "it is no regular file";
+	case EFBIG:
+		return "it is far too long";
+	default:
+		return strerror(error);
+	}
+}
+
 static void directory_of(const char *path, char directory[PATH_MAX])
 {
 	snprintf(directory, PATH_MAX, "%s", path);
@@ -85,7 +99,7 @@ static int sync_directory(const char *path)
 }
 
 // Temporary files of path that a crash left; young ones may be another machine's on a shared file system.
-static void remove_leftovers(const char *path)
+static void remove_leftovers(const char *path, time_t age_s)
 {
 	char directory[PATH_MAX], prefix[NAME_MAX + 1];
 	directory_of(path, directory);
@@ -97,10 +111,15 @@ static void remove_leftovers(const char *path)
 		struct stat status;
 		if (strncmp(entry->d_name, prefix, strlen(prefix)) == 0 && strlen(entry->d_name) == strlen(prefix) + 6 &&
 		    fstatat(dirfd(files), entry->d_name, &status, AT_SYMLINK_NOFOLLOW) == 0 && !S_ISDIR(status.st_mode) &&
-		    status.st_mtime + LEFTOVER_AGE_S < time(NULL))
+		    (age_s == 0 || status.st_mtime + age_s < time(NULL)))
 			unlinkat(dirfd(files), entry->d_name, 0);
 	}
 	closedir(files);
+}
+
+void softmig_file_tidy(const char *path)
+{
+	remove_leftovers(path, 0);
 }
 
 static bool temporary_name(const char *path, char name[PATH_MAX])
@@ -112,7 +131,7 @@ static bool temporary_name(const char *path, char name[PATH_MAX])
 
 static int make_temporary(const char *path, char name[PATH_MAX], int *descriptor)
 {
-	remove_leftovers(path);
+	remove_leftovers(path, LEFTOVER_AGE_S);
 	if (!temporary_name(path, name))
 		return ENAMETOOLONG;
 	*descriptor = mkostemp(name, O_CLOEXEC);
@@ -145,6 +164,9 @@ int softmig_file_replace(const char *path, const char *text, size_t length, cons
 {
 	char name[PATH_MAX];
 	int descriptor;
+	struct stat present;
+	if (lstat(path, &present) == 0 && !S_ISREG(present.st_mode)) // a rename would take /dev/null itself away
+		return S_ISLNK(present.st_mode) ? ELOOP : EINVAL;
 	int error = make_temporary(path, name, &descriptor);
 	if (error)
 		return error;

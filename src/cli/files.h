@@ -19,12 +19,16 @@ struct softmig_file {
 // Reads a regular file of at most 1 MiB. An absent file is no error. 0, or ELOOP (a link), EINVAL (not regular), EFBIG ...
 int softmig_file_read(const char *path, struct softmig_file *file);
 void softmig_file_free(struct softmig_file *file);
+// Why reading or replacing failed, as the end of a sentence.
+const char *softmig_file_why(int error);
 
 // Puts text in the place of path. model: whose owner, mode and labels (SELinux) the new file gets; where model does not
-// exist: ours and 0644. 0 or errno; path is untouched unless 0.
+// exist: ours and 0644. 0 or errno (ELOOP: path is a link, EINVAL: it is no regular file); path is untouched unless 0.
 int softmig_file_replace(const char *path, const char *text, size_t length, const struct softmig_file *model);
 // Removes path durably; an absent one is no error. 0 or errno.
 int softmig_file_remove(const char *path);
+// Removes the temporary files beside path that a crash has left, however young; for whoever knows that nobody else is at work there.
+void softmig_file_tidy(const char *path);
 
 // Copies from into a new file beside path, synced, of this mode, and writes its name. 0 or errno.
 int softmig_file_stage(const char *from, const char *path, mode_t mode, char staged[PATH_MAX]);

@@ -32,6 +32,8 @@ static int install(struct softmig_node *node)
 		return SOFTMIG_EXIT_FAILED;
 	if (!present && softmig_node_place(self, node, source) != SOFTMIG_EXIT_OK)
 		return SOFTMIG_EXIT_FAILED;
+	if (softmig_node_name_again(self, node) != SOFTMIG_EXIT_OK)
+		return SOFTMIG_EXIT_FAILED;
 	printf(present ? "%s is installed already.\n" : "Installed %s. No program loads it yet; softmig enable does that.\n",
 	       node->installed);
 	return SOFTMIG_EXIT_OK;

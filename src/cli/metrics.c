@@ -165,7 +165,7 @@ static int write_file(const struct gathered *all, const char *path)
 	struct softmig_file anew = { .exists = false };
 	int error = out ? softmig_file_replace(path, text, length, &anew) : ENOMEM;
 	free(text);
-	return error ? softmig_cli_fail(self, "%s cannot be written: %s", path, strerror(error)) : SOFTMIG_EXIT_OK;
+	return error ? softmig_cli_fail(self, "%s cannot be written: %s", path, softmig_file_why(error)) : SOFTMIG_EXIT_OK;
 }
 
 static int run(int argc, char **argv)

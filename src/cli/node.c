@@ -2,7 +2,9 @@
 // See node.h.
 #include "cli/node.h"
 #include "cli/library.h"
+#include "cli/lock.h"
 #include "cli/preload_text.h"
+#include "cli/root_path.h"
 #include "cli/trial.h"
 #include "slice/limits.h"
 
@@ -11,7 +13,6 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 static void join(char path[PATH_MAX], const char *a, const char *b)
@@ -23,32 +24,41 @@ static void join(char path[PATH_MAX], const char *a, const char *b)
 
 void softmig_node_at(struct softmig_node *node, const char *root, const char *directory)
 {
-	*node = (struct softmig_node){ .lock = -1 };
+	char etc[PATH_MAX];
+	*node = (struct softmig_node){ .etc = -1, .lock = -1 };
 	join(node->root, root, "");
 	for (size_t length = strlen(node->root); length > 0 && node->root[length - 1] == '/'; length--)
 		node->root[length - 1] = '\0';
 	join(node->entry, directory, "/" SOFTMIG_LIBRARY_NAME);
-	join(node->directory, node->root, directory);
+	softmig_root_path(node->root, directory, node->directory);
 	join(node->installed, node->directory, "/" SOFTMIG_LIBRARY_NAME);
 	join(node->second_name, node->directory, "/" SOFTMIG_LIBRARY_SECOND_NAME);
-	join(node->preload, node->root, "/etc/ld.so.preload");
-	join(node->state, node->root, SOFTMIG_STATE_DIR);
-	join(node->log, node->root, SOFTMIG_LOG_DIR);
-	join(node->disabled, node->root, SOFTMIG_DISABLED_PATH);
+	softmig_root_path(node->root, "/etc", etc);
+	join(node->preload, etc, "/ld.so.preload");
+	softmig_root_path(node->root, SOFTMIG_STATE_DIR, node->state);
+	softmig_root_path(node->root, SOFTMIG_LOG_DIR, node->log);
+	softmig_root_path(node->root, SOFTMIG_DISABLED_PATH, node->disabled);
 }
+
+#define LOCK_NAME ".softmig.lock"
 
 static int take_lock(const struct softmig_verb *verb, struct softmig_node *node)
 {
 	char directory[PATH_MAX];
-	join(directory, node->root, "/etc");
+	softmig_root_path(node->root, "/etc", directory);
 	int error = *node->root ? softmig_directory_make(directory, 0755) : 0;
 	if (error)
 		return softmig_cli_fail(verb, "%s cannot be made: %s", directory, strerror(error));
-	node->lock = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (node->lock < 0)
+	node->etc = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (node->etc < 0)
 		return softmig_cli_fail(verb, "%s cannot be opened: %s", directory, strerror(errno));
-	flock(node->lock, LOCK_EX); // where a file system has no locks, two softmigs at once are the admin's to avoid
-	return -1;
+	node->lock = softmig_lock_take(node->etc, LOCK_NAME);
+	// Where /etc cannot be written, nothing in it can change. Where it has no locks, two softmigs at once are the admin's to avoid.
+	if (node->lock >= 0 || errno == EROFS || errno == ENOLCK || errno == ENOSYS || errno == EOPNOTSUPP)
+		return -1;
+	error = errno;
+	close(node->etc);
+	return softmig_cli_fail(verb, "%s/" LOCK_NAME " cannot be locked: %s", directory, strerror(error));
 }
 
 // -1 to go on, else the exit status to return now.
@@ -94,8 +104,9 @@ static int begin(const struct softmig_verb *verb, int argc, char **argv, bool wi
 static void end(struct softmig_node *node)
 {
 	if (node->lock >= 0)
-		close(node->lock);
-	node->lock = -1;
+		softmig_lock_give_back(node->etc, LOCK_NAME, node->lock);
+	close(node->etc);
+	node->etc = node->lock = -1;
 }
 
 int softmig_node_command(const struct softmig_verb *verb, int argc, char **argv, bool with_source, int (*act)(struct softmig_node *node))
@@ -132,12 +143,16 @@ int softmig_node_place(const struct softmig_verb *verb, const struct softmig_nod
 		return softmig_cli_fail(verb, "nothing was changed, because the library %s failed its trial: %s", source, why);
 	}
 	error = softmig_file_commit(staged, node->installed);
+	return error ? softmig_cli_fail(verb, "%s cannot be written: %s", node->installed, strerror(error)) : SOFTMIG_EXIT_OK;
+}
+
+int softmig_node_name_again(const struct softmig_verb *verb, const struct softmig_node *node)
+{
 	struct stat other;
-	if (!error && lstat(node->second_name, &other) != 0) // one that is there may be somebody else's
-		error = softmig_file_link(SOFTMIG_LIBRARY_NAME, node->second_name);
-	if (error)
-		return softmig_cli_fail(verb, "%s cannot be written: %s", node->installed, strerror(error));
-	return SOFTMIG_EXIT_OK;
+	if (lstat(node->second_name, &other) == 0) // it may be somebody else's
+		return SOFTMIG_EXIT_OK;
+	int error = softmig_file_link(SOFTMIG_LIBRARY_NAME, node->second_name);
+	return error ? softmig_cli_fail(verb, "%s cannot be made: %s", node->second_name, strerror(error)) : SOFTMIG_EXIT_OK;
 }
 
 static bool same_file(const char *a, const char *b)
@@ -163,7 +178,7 @@ static bool is_ours_by_lib(const struct softmig_node *node, const char *entry)
 bool softmig_node_is_ours(const struct softmig_node *node, const char *entry)
 {
 	char path[PATH_MAX];
-	join(path, node->root, entry);
+	softmig_root_path(node->root, entry, path);
 	return strcmp(entry, node->entry) == 0 || same_file(path, node->installed) || is_ours_by_lib(node, entry);
 }
 
@@ -173,7 +188,7 @@ int softmig_node_read_preload(const struct softmig_verb *verb, const struct soft
 	if (error == ELOOP)
 		return softmig_cli_fail(verb, "%s is a symbolic link; edit the file that it points to, or make it a plain file", node->preload);
 	if (error)
-		return softmig_cli_fail(verb, "%s cannot be read: %s", node->preload, strerror(error));
+		return softmig_cli_fail(verb, "%s cannot be read: %s", node->preload, softmig_file_why(error));
 	if (softmig_preload_is_sane(file->text, file->length))
 		return SOFTMIG_EXIT_OK;
 	softmig_file_free(file);

@@ -20,6 +20,7 @@ struct softmig_node {
 	char log[PATH_MAX];
 	char disabled[PATH_MAX];     // where this file exists, root's, the library is passive
 	char source[PATH_MAX];       // --library: where install and update take the library from; "" not given
+	int etc;                     // the directory that the lock is in, and the lock itself; -1: none
 	int lock;
 };
 
@@ -34,6 +35,8 @@ int softmig_node_command(const struct softmig_verb *verb, int argc, char **argv,
 const char *softmig_node_source(const struct softmig_verb *verb, struct softmig_node *node);
 // Copies the source beside the library, tries it, and puts it in the library's place. 0, else it has been said why not.
 int softmig_node_place(const struct softmig_verb *verb, const struct softmig_node *node, const char *source);
+// Makes the library's second name where nothing has that name. 0, else it has been said why not.
+int softmig_node_name_again(const struct softmig_verb *verb, const struct softmig_node *node);
 
 // Is this entry the node's library, under this or another name?
 bool softmig_node_is_ours(const struct softmig_node *node, const char *entry);

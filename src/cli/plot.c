@@ -118,7 +118,7 @@ static int keep_picture(FILE *picture, const char *path, char *why, size_t why_s
 	if (!good)
 		snprintf(why, why_size, "gnuplot made no picture");
 	else if (error)
-		snprintf(why, why_size, "%s cannot be written: %s", path, strerror(error));
+		snprintf(why, why_size, "%s cannot be written: %s", path, softmig_file_why(error));
 	return good && !error ? 0 : -1;
 }
 

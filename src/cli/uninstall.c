@@ -16,17 +16,27 @@ static bool same_file(const char *a, const char *b)
 	return stat(a, &first) == 0 && stat(b, &second) == 0 && first.st_dev == second.st_dev && first.st_ino == second.st_ino;
 }
 
+// A libvgpu.so of somebody else's in the same directory is none of our business.
+static bool second_name_is_ours(const struct softmig_node *node)
+{
+	char target[sizeof SOFTMIG_LIBRARY_NAME] = "";
+	ssize_t length = readlink(node->second_name, target, sizeof target);
+	bool names_ours = length == sizeof target - 1 && memcmp(target, SOFTMIG_LIBRARY_NAME, sizeof target - 1) == 0;
+	return names_ours || same_file(node->second_name, node->installed);
+}
+
 static int remove_files(const struct softmig_node *node)
 {
-	// A libvgpu.so of somebody else's in the same directory is none of our business.
 	const char *failed = node->second_name;
-	int error = same_file(node->second_name, node->installed) ? softmig_file_remove(node->second_name) : 0;
+	int error = second_name_is_ours(node) ? softmig_file_remove(node->second_name) : 0;
 	if (!error) {
 		failed = node->installed;
 		error = softmig_file_remove(node->installed);
 	}
 	if (error)
 		return softmig_cli_fail(self, "%s cannot be removed: %s", failed, strerror(error));
+	softmig_file_tidy(node->installed);
+	softmig_file_tidy(node->preload);
 	// Directories go when they are empty: logs and the state of jobs that still run stay.
 	rmdir(node->directory);
 	rmdir(node->state);

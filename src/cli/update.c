@@ -21,6 +21,8 @@ static int update(struct softmig_node *node)
 	bool same = softmig_file_equal(source, node->installed);
 	if (!same && softmig_node_place(self, node, source) != SOFTMIG_EXIT_OK)
 		return SOFTMIG_EXIT_FAILED;
+	if (softmig_node_name_again(self, node) != SOFTMIG_EXIT_OK)
+		return SOFTMIG_EXIT_FAILED;
 	printf(same ? "%s is this version already.\n" : "Updated %s. Running programs keep the version they started with.\n",
 	       node->installed);
 	return SOFTMIG_EXIT_OK;

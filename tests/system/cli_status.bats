@@ -235,6 +235,20 @@ status 1"* ]]
 	[ -z "$(grep -vE '^(# (HELP|TYPE) softmig_[a-z_]+ .+|softmig_[a-z_]+(\{job="[0-9]+",user="[a-z]+",uuid="GPU-[0-9a-f-]+"\})? [0-9.]+|644|complete)$' <<<"$output")" ]
 }
 
+@test "what is no regular file is never replaced by metrics" {
+	mknod "$work/null" c 1 3 || skip "needs device files"
+	ln -s null "$work/link"
+	mkdir "$work/directory"
+	for path in null link directory; do
+		run "$softmig" metrics --output "$work/$path"
+		[ "$status" -eq 1 ]
+		[[ "$output" == "softmig metrics: $work/$path cannot be written: it is "* ]]
+	done
+	[ "$(stat -c %F "$work/null" "$work/link" "$work/directory")" = "character special file
+symbolic link
+directory" ]
+}
+
 @test "a limit file that cannot be understood is told by list, status and metrics" {
 	run jobs_on_a_node 'echo CUDA_DEVICE_MEMORY_LIMIT=lots >/var/run/softmig/17.conf
 		"$softmig" list

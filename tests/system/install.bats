@@ -164,6 +164,97 @@ snapshot() { # everything below the root: names, modes, owners, contents
 	[ "$(cat "$root/var/lib/shared/libvgpu.so")" = theirs ]
 }
 
+@test "a second name that an interrupted install did not come to is made by the next install or update" {
+	in_root install --library "$work/good.so"
+	for verb in install update; do
+		rm "$root/var/lib/shared/libvgpu.so"
+		in_root $verb --library "$work/good.so"
+		[ "$(readlink "$root/var/lib/shared/libvgpu.so")" = libsoftmig.so ]
+	done
+	rm "$installed"
+	in_root uninstall
+	[ ! -e "$root/var/lib/shared" ]
+}
+
+@test "links in an image lead to places in the image, not to this system's" {
+	mkdir -p "$root/var" "$root/run" "$root/srv/shared" "$work/host/softmig" "$work/host/shared"
+	ln -s "$work/host" "$root/var/run"      # as an image's /var/run -> /run, which is this system's /run when it is followed from here
+	mkdir "$root/var/lib" && ln -s /srv/../../srv/shared "$root/var/lib/shared"
+	echo CUDA_DEVICE_MEMORY_LIMIT=1G >"$work/host/softmig/1.conf"
+	in_root install --library "$work/good.so"
+	cmp "$work/good.so" "$root/srv/shared/libsoftmig.so"
+	[ -d "$root$work/host/softmig" ]
+	in_root enable
+	[ "$(cat "$preload")" = "$ours" ]
+	run in_root uninstall
+	[ "$status" -eq 0 ]
+	[[ "$output" != *"holds the limits"* ]] # this system's jobs are not the image's
+	[ -e "$work/host/softmig/1.conf" ]
+	[ ! -e "$root/srv/shared" ]
+	ln -sfn round "$root/etc/round"
+	rm -r "$root/etc" && ln -s etc "$root/etc"
+	run in_root enable
+	[ "$status" -eq 1 ]
+	[ "${#lines[@]}" -eq 1 ]
+}
+
+@test "what an interrupted install has left goes with uninstall" {
+	in_root install --library "$work/good.so"
+	touch "$root/var/lib/shared/.libsoftmig.so.softmig-AbCdEf" "$root/etc/.ld.so.preload.softmig-AbCdEf" "$root/etc/.softmig.lock"
+	chmod 600 "$root/etc/.softmig.lock"
+	in_root uninstall
+	[ ! -e "$root/var/lib/shared" ]
+	[ -z "$(ls -A "$root/etc")" ]
+}
+
+@test "a user who may read /etc can hold up nothing" {
+	in_root install --library "$work/good.so"
+	chmod 755 "$work" "$root" "$root/etc"
+	setpriv --reuid 65534 --regid 65534 --clear-groups flock "$root/etc" sleep 20 3>&- &
+	until ! flock -n "$root/etc" true; do :; done
+	run timeout 10 "$softmig" enable --root "$root"
+	kill "$(pgrep -P $!)"
+	[ "$status" -eq 0 ]
+	touch "$root/etc/.softmig.lock" # not one that a softmig would make
+	chmod 666 "$root/etc/.softmig.lock"
+	run in_root disable
+	[ "$status" -eq 1 ]
+	[[ "$output" == "softmig disable: $root/etc/.softmig.lock cannot be locked: Operation not permitted" ]]
+}
+
+@test "closed descriptors 0 to 2 make no difference to what is written" {
+	(in_root install --library "$work/good.so" <&- >&- 2>&-) || :
+	cmp "$work/good.so" "$installed"
+	(in_root enable <&- >&- 2>&-) || :
+	[ "$(cat "$preload")" = "$ours" ]
+	(in_root disable <&- >&- 2>&-) || :
+	[ ! -e "$preload" ]
+}
+
+@test "a read-only system is refused in one sentence, and an install works where only /etc is read-only" {
+	in_root install --library "$work/good.so"
+	read_only() { # read_only DIRECTORY VERB...
+		local where=$1
+		shift
+		unshare -m bash -c 'where=$1; shift; mount --bind "$where" "$where" && mount -o remount,bind,ro "$where" && exec "$@"' _ "$where" \
+			"$softmig" "$1" --root "$root" "${@:2}"
+	}
+	for verb in enable update uninstall; do
+		[ $verb != uninstall ] || in_root enable
+		option=()
+		[ $verb = update ] && option=(--library "$work/newer.so")
+		before=$(snapshot)
+		run read_only "$root" $verb "${option[@]}"
+		[ "$status" -eq 1 ]
+		[ "${#lines[@]}" -eq 1 ]
+		[[ "$output" == "softmig $verb: "*"Read-only file system"* ]]
+		[ "$(snapshot)" = "$before" ]
+	done
+	run read_only "$root/etc" update --library "$work/newer.so"
+	[ "$status" -eq 0 ]
+	cmp "$work/newer.so" "$installed"
+}
+
 @test "disable takes every entry that is this library, whatever it is called" {
 	in_root install --library "$work/good.so"
 	printf '%s\n' "/a.so:/var/lib/shared/libvgpu.so # by hand" "$ours" /b.so >"$preload"
@@ -228,34 +319,42 @@ snapshot() { # everything below the root: names, modes, owners, contents
 	[[ "$output" != *".ld.so.preload"* ]]
 }
 
-# Kills the verb at its N-th system call of the kind that changes something, for every N there is: the preload file and the
-# library are the old or the new one, whole, and the entry is never there without the library.
+# Kills the verb at its N-th call of each system call that changes something, for every N there is (strace counts each by itself): the
+# preload file and the library are the old or the new one, whole, and the entry is never there without the library. Doing it again
+# completes it, to the last byte.
+calls="mkdir chmod openat flock write fsync fchmod rename unlink unlinkat symlink rmdir"
 killed_anywhere() { # killed_anywhere VERB OLD-PRELOAD NEW-PRELOAD [options]
-	local verb=$1 old=$2 new=$3 n saw_new=
+	local verb=$1 old=$2 new=$3 call n kills=0
 	shift 3
-	for n in $(seq 60); do
-		rm -rf "$root"
-		cp -a "$work/before" "$root"
-		status=0
-		strace -qq -o /dev/null -e trace=%file,write,fsync,close,fchmod,fchown -e signal=none \
-			-e "inject=rename,unlink,openat,write,fsync,fchmod,symlink,rmdir:signal=KILL:when=$n" \
-			"$softmig" "$verb" --root "$root" "$@" >/dev/null 2>&1 || status=$?
-		text=$(cat "$preload" 2>/dev/null || echo absent)
-		[ "$text" = "$old" ] || [ "$text" = "$new" ] || { echo "killed at $n: $text"; return 1; }
-		if [ "$text" = "$new" ]; then saw_new=yes; fi
-		if [ "$text" != absent ] && grep -qx "$ours" "$preload"; then
-			cmp "$installed" "$work/good.so" || cmp "$installed" "$work/newer.so" || return 1
-		fi
-		if [ "$status" -eq 0 ]; then
-			[ "$saw_new" = yes ] && [ "$n" -gt 5 ]
-			return
-		fi
-		# and doing it again completes it
-		"$softmig" "$verb" --root "$root" "$@" >/dev/null
-		[ "$(cat "$preload" 2>/dev/null || echo absent)" = "$new" ]
+	again() { rm -rf "$root" && cp -a "$work/before" "$root"; }
+	again
+	"$softmig" "$verb" --root "$root" "$@" >/dev/null
+	snapshot >"$work/complete"
+	for call in $calls; do
+		for n in $(seq 60); do
+			again
+			status=0
+			strace -qq -o /dev/null -e trace="$call" -e signal=none -e "inject=$call:signal=KILL:when=$n" \
+				"$softmig" "$verb" --root "$root" "$@" >/dev/null 2>&1 || status=$?
+			[ "$status" -ne 0 ] || break
+			kills=$((kills + 1))
+			text=$(cat "$preload" 2>/dev/null || echo absent)
+			[ "$text" = "$old" ] || [ "$text" = "$new" ] || { echo "killed at $call $n: $text"; return 1; }
+			[ ! -e "$installed" ] || cmp "$installed" "$work/good.so" || cmp "$installed" "$work/newer.so"
+			if [ "$text" != absent ] && grep -qx "$ours" "$preload"; then [ -e "$installed" ]; fi
+			"$softmig" "$verb" --root "$root" "$@" >/dev/null
+			find "$root" -name '.*.softmig-??????' -delete # young: it may be another machine's on a shared file system
+			snapshot | diff "$work/complete" - || { echo "killed at $call $n and done again"; return 1; }
+		done
+		[ "$status" -eq 0 ]
 	done
-	echo "never came to an end"
-	return 1
+	[ "$kills" -gt 15 ]
+}
+
+@test "install killed anywhere leaves no library or the whole one" {
+	command -v strace >/dev/null || skip "needs strace"
+	cp -a "$root" "$work/before"
+	killed_anywhere install absent absent --library "$work/good.so"
 }
 
 @test "enable killed anywhere leaves the old file or the new one" {
