@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// softmig slice: the one place where shards become limits. Owns: the arguments of create, resize and delete, the arithmetic of
-// shares, what is refused. Must never: take a figure of the GPU from anything but the driver, leave half a slice behind.
-#include <errno.h>
+// softmig slice: the one place where shards become limits. Owns: create, resize and delete, the arithmetic of shares,
+// what is refused. Must never: take a figure of the GPU from anything but the driver, leave half a slice behind.
 #include <inttypes.h>
 #include <stdarg.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <syslog.h>
@@ -12,38 +10,15 @@
 
 #include "cli/cli.h"
 #include "cli/library.h"
+#include "cli/slice_arguments.h"
 #include "cli/slice_gpus.h"
 #include "cli/slice_log.h"
-#include "cli/slice_state.h"
+#include "cli/slice_parts.h"
 #include "cli/slice_sum.h"
 #include "cli/summary.h"
 #include "slice/log.h"
 
-enum { MIB = 1 << 20, SHARDS_MAX = 100 };
-
-// "GPU=SHARDS/TOTAL" of the command line.
-struct request {
-	bool by_uuid;
-	uint8_t uuid[16];
-	int minor;
-	unsigned shards, total;
-};
-
-struct arguments {
-	uint64_t job;
-	bool has_job, has_uid, has_gid, replace;
-	uid_t uid;
-	gid_t gid;
-	int requests;
-	struct request request[SOFTMIG_MAX_GPUS];
-	uint64_t memory_bytes; // 0: not given
-	uint8_t sm_pct;        // 0: not given
-	int oom_killer;        // -1: not given
-	int share_mode;        // -1: not given
-	int log_level;         // -1: not given
-	uint64_t het_job;      // 0: not given
-	int64_t array_task;    // -1: the job is no element of an array
-};
+enum { MIB = 1 << 20 };
 
 static int run(int argc, char **argv);
 
@@ -54,7 +29,7 @@ const struct softmig_verb softmig_verb_slice = {
 	.help = "softmig slice create --job ID --uid UID [--gid GID] --gpu GPU=SHARDS/TOTAL [--gpu ...]\n"
 		"                     [--array-task N] [--het-job ID] [--replace]\n"
 		"softmig slice resize --job ID [--gpu GPU=SHARDS/TOTAL ...] [--memory SIZE] [--sm PERCENT]\n"
-		"softmig slice delete --job ID [--het-job ID]\n"
+		"softmig slice delete --job ID\n"
 		"softmig slice fail   --job ID REASON\n\n"
 		"create gives the job SHARDS of TOTAL shards of each named GPU: that part of its memory and of its compute time.\n"
 		"resize changes a running job within a second: what it gains it can use at once; where it already holds more than\n"
@@ -63,7 +38,7 @@ const struct softmig_verb softmig_verb_slice = {
 		"  --job ID             the job's raw id (SLURM_JOB_ID)\n"
 		"  --uid UID, --gid GID the job's user, who will own its accounting\n"
 		"  --array-task N       of an array's element: its log is JOB_N.log\n"
-		"  --het-job ID         of a component: the first component's id, which all its processes bear\n"
+		"  --het-job ID         of a component: the first one's id, where no cgroup tells their processes apart\n"
 		"  --gpu GPU=S/T        GPU: its UUID (GPU-...) or N of /dev/nvidiaN\n"
 		"  --replace            a slice that the job already has is replaced (and kept if it is the same)\n"
 		"  --memory SIZE        on each GPU of the job: 12G, 6144M, ...\n"
@@ -76,118 +51,8 @@ const struct softmig_verb softmig_verb_slice = {
 };
 static const struct softmig_verb *const verb = &softmig_verb_slice;
 
-static bool parse_number(const char *text, uint64_t most, uint64_t *number) {
-	if (*text < '0' || *text > '9')
-		return false;
-	char *end;
-	errno = 0;
-	unsigned long long value = strtoull(text, &end, 10);
-	if (errno != 0 || *end != '\0' || value > most)
-		return false;
-	*number = value;
-	return true;
-}
-
-static bool parse_request(const char *text, struct request *request) {
-	char gpu[64], shards[8];
-	const char *equals = strchr(text, '='), *slash = equals != NULL ? strchr(equals, '/') : NULL;
-	if (slash == NULL || equals == text || equals - text >= (ptrdiff_t)sizeof(gpu) || slash - equals > (ptrdiff_t)sizeof(shards))
-		return false;
-	snprintf(gpu, sizeof(gpu), "%.*s", (int)(equals - text), text);
-	snprintf(shards, sizeof(shards), "%.*s", (int)(slash - equals - 1), equals + 1);
-	uint64_t part, total, minor;
-	if (!parse_number(shards, SHARDS_MAX, &part) || !parse_number(slash + 1, SHARDS_MAX, &total) || part < 1 || total < 1)
-		return false;
-	request->shards = (unsigned)part;
-	request->total = (unsigned)total;
-	request->by_uuid = softmig_limits_parse_uuid(gpu, strlen(gpu), request->uuid);
-	if (request->by_uuid)
-		return true;
-	if (!parse_number(gpu, 255, &minor))
-		return false;
-	request->minor = (int)minor;
-	return true;
-}
-
-// Reads options into arguments. 0, or the exit status to return + 1.
-static int parse(int argc, char **argv, struct arguments *arguments) {
-	static const struct option options[] = {
-		{ "job", required_argument, NULL, 'j' },        { "uid", required_argument, NULL, 'u' },
-		{ "gid", required_argument, NULL, 'g' },        { "gpu", required_argument, NULL, 'G' },
-		{ "replace", no_argument, NULL, 'r' },          { "memory", required_argument, NULL, 'm' },
-		{ "sm", required_argument, NULL, 's' },         { "share-mode", required_argument, NULL, 'S' },
-		{ "oom-killer", required_argument, NULL, 'o' }, { "log-level", required_argument, NULL, 'l' },
-		{ "array-task", required_argument, NULL, 'a' }, { "het-job", required_argument, NULL, 'H' },
-		{ 0 },
-	};
-	memset(arguments, 0, sizeof(*arguments));
-	arguments->oom_killer = arguments->share_mode = arguments->log_level = -1;
-	arguments->array_task = -1;
-	uint64_t number = 0;
-	int option;
-	while ((option = softmig_cli_option(verb, argc, argv, options)) != -1) {
-		bool good = true;
-		switch (option) {
-		case 'j':
-			good = arguments->has_job = parse_number(optarg, UINT32_MAX, &arguments->job) && arguments->job > 0;
-			break;
-		case 'u':
-			good = arguments->has_uid = parse_number(optarg, UINT32_MAX - 1, &number);
-			arguments->uid = (uid_t)number;
-			break;
-		case 'g':
-			good = arguments->has_gid = parse_number(optarg, UINT32_MAX - 1, &number);
-			arguments->gid = (gid_t)number;
-			break;
-		case 'G':
-			if (arguments->requests == SOFTMIG_MAX_GPUS)
-				return 1 + softmig_cli_usage(verb, "a slice has at most %d GPUs", SOFTMIG_MAX_GPUS);
-			if (!parse_request(optarg, &arguments->request[arguments->requests++]))
-				return 1 + softmig_cli_usage(verb, "--gpu expects GPU=SHARDS/TOTAL, for example 0=1/4, not '%s'", optarg);
-			break;
-		case 'r':
-			arguments->replace = true;
-			break;
-		case 'm':
-			good = softmig_limits_parse_bytes(optarg, strlen(optarg), &arguments->memory_bytes);
-			break;
-		case 's':
-			good = softmig_limits_parse_pct(optarg, strlen(optarg), &arguments->sm_pct);
-			break;
-		case 'S':
-			arguments->share_mode = strcmp(optarg, "borrow") == 0 ? SOFTMIG_SHARE_BORROW : SOFTMIG_SHARE_CAP;
-			good = arguments->share_mode == SOFTMIG_SHARE_BORROW || strcmp(optarg, "cap") == 0;
-			break;
-		case 'o':
-			good = parse_number(optarg, 1, &number);
-			arguments->oom_killer = (int)number;
-			break;
-		case 'l':
-			good = parse_number(optarg, 4, &number);
-			arguments->log_level = (int)number;
-			break;
-		case 'a':
-			good = parse_number(optarg, UINT32_MAX, &number);
-			arguments->array_task = (int64_t)number;
-			break;
-		case 'H':
-			good = parse_number(optarg, UINT32_MAX, &arguments->het_job) && arguments->het_job > 0;
-			break;
-		case 'h':
-			return 1 + SOFTMIG_EXIT_OK;
-		default:
-			return 1 + SOFTMIG_EXIT_USAGE;
-		}
-		if (!good)
-			return 1 + softmig_cli_usage(verb, "'%s' is not a value for this option; see softmig slice --help", optarg);
-	}
-	if (!arguments->has_job)
-		return 1 + softmig_cli_usage(verb, "--job is missing");
-	return 0;
-}
-
 // A failure is for whoever called, for the job's log and for the system's: a prolog's own output is seen by nobody.
-static int __attribute__((format(printf, 2, 3))) fail(const struct arguments *arguments, const char *format, ...) {
+static int __attribute__((format(printf, 2, 3))) fail(const struct softmig_slice_arguments *arguments, const char *format, ...) {
 	char message[512];
 	va_list list;
 	va_start(list, format);
@@ -201,14 +66,20 @@ static int __attribute__((format(printf, 2, 3))) fail(const struct arguments *ar
 	return softmig_cli_fail(verb, "job %" PRIu64 ": %s", arguments->job, message);
 }
 
-static const struct softmig_node_gpu *find_gpu(const struct softmig_node_gpu *gpus, int count, const struct request *request) {
-	for (int i = 0; i < count; i++)
-		if (request->by_uuid ? memcmp(gpus[i].uuid, request->uuid, 16) == 0 : gpus[i].minor == request->minor)
-			return &gpus[i];
+// What the driver says, asked before anything is locked: it may be long about it.
+struct node {
+	struct softmig_node_gpu gpu[SOFTMIG_NODE_GPUS];
+	int count;
+};
+
+static const struct softmig_node_gpu *find_gpu(const struct node *node, const struct softmig_slice_request *request) {
+	for (int i = 0; i < node->count; i++)
+		if (request->by_uuid ? memcmp(node->gpu[i].uuid, request->uuid, 16) == 0 : node->gpu[i].minor == request->minor)
+			return &node->gpu[i];
 	return NULL;
 }
 
-static void name_of(const struct request *request, char text[SOFTMIG_UUID_TEXT]) {
+static void name_of(const struct softmig_slice_request *request, char text[SOFTMIG_UUID_TEXT]) {
 	if (request->by_uuid)
 		softmig_uuid_text(request->uuid, text);
 	else
@@ -216,16 +87,12 @@ static void name_of(const struct request *request, char text[SOFTMIG_UUID_TEXT])
 }
 
 // Turns the requests into entries of limits, in the order given. 0 or the exit status + 1.
-static int measure(const struct arguments *arguments, struct softmig_limits *entries) {
-	struct softmig_node_gpu gpus[SOFTMIG_NODE_GPUS];
-	char why[256], name[SOFTMIG_UUID_TEXT];
+static int measure(const struct softmig_slice_arguments *arguments, const struct node *node, struct softmig_limits *entries) {
+	char name[SOFTMIG_UUID_TEXT];
 	softmig_limits_init(entries);
-	int count = softmig_node_gpus(gpus, why, sizeof(why));
-	if (count < 0)
-		return 1 + fail(arguments, "%s", why);
 	for (int i = 0; i < arguments->requests; i++) {
-		const struct request *request = &arguments->request[i];
-		const struct softmig_node_gpu *gpu = find_gpu(gpus, count, request);
+		const struct softmig_slice_request *request = &arguments->request[i];
+		const struct softmig_node_gpu *gpu = find_gpu(node, request);
 		name_of(request, name);
 		if (gpu == NULL)
 			return 1 + fail(arguments, "this node has no GPU %s", name);
@@ -246,7 +113,7 @@ static int measure(const struct arguments *arguments, struct softmig_limits *ent
 	return 0;
 }
 
-static void apply_modes(const struct arguments *arguments, struct softmig_limits *limits) {
+static void apply_modes(const struct softmig_slice_arguments *arguments, struct softmig_limits *limits) {
 	if (arguments->oom_killer >= 0)
 		limits->oom_killer = arguments->oom_killer == 1;
 	if (arguments->share_mode >= 0)
@@ -262,195 +129,187 @@ static bool same(const struct softmig_limits *a, const struct softmig_limits *b)
 	       a->log_level == b->log_level && a->share_mode == b->share_mode;
 }
 
-static enum softmig_limits_status load(uint64_t job, struct softmig_limits *limits, struct softmig_limits_error *error) {
-	char path[sizeof(SOFTMIG_STATE_DIR) + 32];
-	snprintf(path, sizeof(path), SOFTMIG_STATE_DIR "/%" PRIu64 ".conf", job);
-	return softmig_limits_load_path(path, 0, limits, error);
-}
-
-// Makes or enlarges what is in force for job. 0 or -1 with why.
-static int establish(int directory, const struct arguments *arguments, uint64_t job, const struct softmig_limits *limits,
-                     char *why, size_t why_size) {
-	gid_t gid = arguments->has_gid ? arguments->gid : 0;
-	softmig_slice_log_make(SOFTMIG_LOG_DIR, job, arguments->array_task, arguments->uid, gid); // a job can do without
-	// The limit file last: it is what makes the slice.
-	if (softmig_state_create_shared(job, arguments->uid, gid, limits, why, why_size) != 0)
+// Puts limits in force for job, unless they are already. keeps: other processes than this component's bear the number, so that its
+// ledger stays whatever changes. 0 or -1 with why.
+static int establish(const struct softmig_state *state, const struct softmig_slice_arguments *arguments, uint64_t job,
+                     const struct softmig_limits *limits, bool keeps, char *why, size_t why_size) {
+	struct softmig_limits present;
+	struct softmig_limits_error error;
+	// slurmd restarted: the job's processes may be running on this very ledger.
+	bool fits = softmig_state_load(job, &present, &error) == SOFTMIG_LIMITS_OK && softmig_state_shared_fits(state, job, arguments->uid);
+	if (fits && same(&present, limits))
+		return 0;
+	if (!(fits && keeps) && softmig_state_remove(state, job, why, why_size) != 0)
 		return -1;
-	return softmig_state_write(directory, job, limits, why, why_size);
+	softmig_slice_log_make(SOFTMIG_LOG_DIR, job, arguments->array_task, arguments->uid, arguments->gid); // a job can do without
+	// The limit file last: it is what makes the slice.
+	if (softmig_state_create_shared(job, arguments->uid, arguments->gid, limits, why, why_size) != 0)
+		return -1;
+	return softmig_state_write(state, job, limits, why, why_size);
 }
 
-// Adds a component's slice to what is in force for its job's first component.
-static int add_component(int directory, const struct arguments *arguments, const struct softmig_limits *part, char *why,
+// Puts the sum of a heterogeneous job's parts in force for its first component's number. 0 or -1 with why.
+static int establish_sum(const struct softmig_state *state, const struct softmig_slice_arguments *arguments, uint64_t first, char *why,
                          size_t why_size) {
 	struct softmig_limits sum;
-	struct softmig_limits_error error;
-	if (load(arguments->het_job, &sum, &error) != SOFTMIG_LIMITS_OK) {
-		sum = *part;
-	} else if (!softmig_slice_add(&sum, part)) {
-		snprintf(why, why_size, "its job has more than %d GPUs on this node", SOFTMIG_MAX_GPUS);
+	int parts = softmig_parts_sum(state, first, 0, &sum);
+	if (parts > 0)
+		return establish(state, arguments, first, &sum, parts > 1, why, why_size);
+	snprintf(why, why_size, "its job has more than %d GPUs on this node", SOFTMIG_MAX_GPUS);
+	return -1;
+}
+
+static int create_all(const struct softmig_state *state, const struct softmig_slice_arguments *arguments,
+                      const struct softmig_limits *limits, char *why, size_t why_size) {
+	uint64_t job = arguments->job, first = arguments->het_job;
+	if (first > 0 && softmig_parts_write(state, first, job, limits, why, why_size) != 0)
 		return -1;
-	}
-	return establish(directory, arguments, arguments->het_job, &sum, why, why_size);
+	if (first != job && establish(state, arguments, job, limits, false, why, why_size) != 0)
+		return -1;
+	return first > 0 ? establish_sum(state, arguments, first, why, why_size) : 0;
 }
 
-static int create(const struct arguments *arguments) {
-	if (!arguments->has_uid || arguments->requests == 0)
-		return softmig_cli_usage(verb, "create needs --uid and at least one --gpu");
-	struct softmig_limits limits, present;
-	struct softmig_limits_error error;
-	char why[256], ignored[256];
-	int status = measure(arguments, &limits);
-	if (status != 0)
-		return status - 1;
-	apply_modes(arguments, &limits);
-	int directory = softmig_state_open(why, sizeof(why));
-	if (directory < 0)
-		return fail(arguments, "%s", why);
-	int result = SOFTMIG_EXIT_FAILED;
-	bool first = arguments->het_job == arguments->job, keep = false;
-	if (softmig_state_has_limits(directory, arguments->job)) {
-		if (!arguments->replace) {
-			fail(arguments, "it already has a slice; softmig slice resize changes it");
-			goto out;
-		}
-		// slurmd restarted: the job's processes may be running on this very ledger.
-		if (load(arguments->job, &present, &error) == SOFTMIG_LIMITS_OK &&
-		    softmig_state_shared_fits(directory, arguments->job, arguments->uid)) {
-			if (same(&present, &limits) || (first && softmig_slice_covers(&present, &limits))) {
-				result = SOFTMIG_EXIT_OK;
-				goto out;
-			}
-			keep = first && softmig_slice_add(&limits, &present); // another component was here before
-		}
-	}
-	if (!keep && softmig_state_remove(directory, arguments->job, why, sizeof(why)) != 0) {
-		fail(arguments, "%s", why);
-		goto out;
-	}
-	if (establish(directory, arguments, arguments->job, &limits, why, sizeof(why)) != 0 ||
-	    (arguments->het_job > 0 && !first && add_component(directory, arguments, &limits, why, sizeof(why)) != 0)) {
-		if (!keep)
-			softmig_state_remove(directory, arguments->job, ignored, sizeof(ignored));
-		fail(arguments, "%s", why);
-		goto out;
-	}
-	result = SOFTMIG_EXIT_OK;
-out:
-	close(directory);
-	return result;
+static void undo_create(const struct softmig_state *state, const struct softmig_slice_arguments *arguments) {
+	uint64_t job = arguments->job, first = arguments->het_job;
+	struct softmig_limits sum;
+	char ignored[256];
+	if (first > 0)
+		softmig_parts_remove(state, first, job, ignored, sizeof(ignored));
+	if (first != job)
+		softmig_state_remove(state, job, ignored, sizeof(ignored));
+	if (first > 0 && softmig_parts_sum(state, first, 0, &sum) == 0)
+		softmig_state_remove(state, first, ignored, sizeof(ignored));
 }
 
-static int resize(const struct arguments *arguments) {
-	if (arguments->requests == 0 && arguments->memory_bytes == 0 && arguments->sm_pct == 0 && arguments->oom_killer < 0 &&
-	    arguments->share_mode < 0 && arguments->log_level < 0)
-		return softmig_cli_usage(verb, "resize needs --gpu, --memory, --sm or a mode to change");
-	struct softmig_limits limits, entries;
+static int create(const struct softmig_state *state, const struct softmig_slice_arguments *arguments, struct softmig_limits *limits) {
+	char why[256];
+	apply_modes(arguments, limits);
+	if (!arguments->replace && softmig_state_has_limits(state, arguments->job))
+		return fail(arguments, "it already has a slice; softmig slice resize changes it");
+	if (create_all(state, arguments, limits, why, sizeof(why)) == 0)
+		return SOFTMIG_EXIT_OK;
+	undo_create(state, arguments);
+	return fail(arguments, "%s", why);
+}
+
+static bool has_memory(const struct node *node, const uint8_t uuid[16], uint64_t bytes) {
+	struct softmig_slice_request request = { .by_uuid = true };
+	memcpy(request.uuid, uuid, 16);
+	const struct softmig_node_gpu *gpu = find_gpu(node, &request);
+	return gpu == NULL || bytes <= gpu->memory_bytes;
+}
+
+// Changes what limits say as the arguments ask; entries: their requests, measured. 0 or the exit status + 1.
+static int change(const struct softmig_slice_arguments *arguments, const struct node *node, const struct softmig_limits *entries,
+                  struct softmig_limits *limits) {
+	char name[SOFTMIG_UUID_TEXT];
+	int gpus = softmig_slice_entries(limits);
+	if (gpus == 0)
+		return 1 + fail(arguments, "its limit file was not written by softmig slice: change the file itself");
+	for (int i = 0; i < arguments->requests; i++) {
+		int entry = softmig_slice_entry(limits, entries->uuid[i]);
+		if (entry < 0) {
+			softmig_uuid_text(entries->uuid[i], name);
+			return 1 + fail(arguments, "it has no slice of GPU %s", name);
+		}
+		limits->memory_bytes[entry] = entries->memory_bytes[i];
+		limits->sm_pct[entry] = entries->sm_pct[i];
+	}
+	for (int i = 0; i < gpus; i++) {
+		if (!has_memory(node, limits->uuid[i], arguments->memory_bytes)) {
+			softmig_uuid_text(limits->uuid[i], name);
+			return 1 + fail(arguments, "GPU %s does not have that much memory", name);
+		}
+		if (arguments->memory_bytes > 0)
+			limits->memory_bytes[i] = arguments->memory_bytes;
+		if (arguments->sm_pct > 0)
+			limits->sm_pct[i] = arguments->sm_pct;
+	}
+	apply_modes(arguments, limits);
+	return 0;
+}
+
+static int resize(const struct softmig_state *state, const struct softmig_slice_arguments *arguments, const struct node *node,
+                  const struct softmig_limits *entries) {
+	struct softmig_limits limits, sum;
 	struct softmig_limits_error error;
-	char why[256], name[SOFTMIG_UUID_TEXT];
-	int gpus = 0, status = arguments->requests > 0 ? measure(arguments, &entries) : 0;
-	if (status != 0)
-		return status - 1;
-	int directory = softmig_state_open(why, sizeof(why));
-	if (directory < 0)
-		return fail(arguments, "%s", why);
-	int result = SOFTMIG_EXIT_FAILED;
-	switch (load(arguments->job, &limits, &error)) {
+	char why[256];
+	uint64_t job = arguments->job, first = softmig_parts_first(state, job);
+	// The limit file of a first component holds the sum; its own part lies beside it.
+	switch (first == job ? softmig_parts_load(first, job, &limits, &error) : softmig_state_load(job, &limits, &error)) {
 	case SOFTMIG_LIMITS_ABSENT:
-		fail(arguments, "it has no slice on this node");
-		goto out;
+		return fail(arguments, "it has no slice on this node");
 	case SOFTMIG_LIMITS_BAD:
-		fail(arguments, "its limit file, line %d: %s", error.line, error.message);
-		goto out;
+		return fail(arguments, "its limit file, line %d: %s", error.line, error.message);
 	case SOFTMIG_LIMITS_OK:
 		break;
 	}
-	gpus = softmig_slice_entries(&limits);
-	if (gpus == 0) {
-		fail(arguments, "its limit file was not written by softmig slice: change the file itself");
-		goto out;
-	}
-	for (int i = 0; i < arguments->requests; i++) {
-		int entry = softmig_slice_entry(&limits, entries.uuid[i]);
-		if (entry < 0) {
-			softmig_uuid_text(entries.uuid[i], name);
-			fail(arguments, "it has no slice of GPU %s", name);
-			goto out;
-		}
-		limits.memory_bytes[entry] = entries.memory_bytes[i];
-		limits.sm_pct[entry] = entries.sm_pct[i];
-	}
-	for (int i = 0; i < gpus; i++) {
-		if (arguments->memory_bytes > 0)
-			limits.memory_bytes[i] = arguments->memory_bytes;
-		if (arguments->sm_pct > 0)
-			limits.sm_pct[i] = arguments->sm_pct;
-	}
-	apply_modes(arguments, &limits);
-	if (softmig_state_write(directory, arguments->job, &limits, why, sizeof(why)) != 0)
-		fail(arguments, "%s", why);
-	else
-		result = SOFTMIG_EXIT_OK;
-out:
-	close(directory);
-	return result;
+	int status = change(arguments, node, entries, &limits);
+	if (status != 0)
+		return status - 1;
+	if (first > 0 && softmig_parts_write(state, first, job, &limits, why, sizeof(why)) != 0)
+		return fail(arguments, "%s", why);
+	if (first != job && softmig_state_write(state, job, &limits, why, sizeof(why)) != 0)
+		return fail(arguments, "%s", why);
+	if (first > 0 && softmig_parts_sum(state, first, 0, &sum) > 0 && softmig_state_write(state, first, &sum, why, sizeof(why)) != 0)
+		return fail(arguments, "%s", why);
+	return SOFTMIG_EXIT_OK;
 }
 
-// Takes a component's slice out of what is in force for its job's first component.
-static int remove_component(int directory, const struct arguments *arguments, char *why, size_t why_size) {
-	struct softmig_limits sum, part;
-	struct softmig_limits_error error;
-	if (load(arguments->het_job, &sum, &error) != SOFTMIG_LIMITS_OK || load(arguments->job, &part, &error) != SOFTMIG_LIMITS_OK)
-		return 0;
-	softmig_slice_subtract(&sum, &part);
-	if (softmig_slice_entries(&sum) > 0)
-		return softmig_state_write(directory, arguments->het_job, &sum, why, why_size);
-	softmig_summary_keep(SOFTMIG_LOG_DIR, arguments->het_job);
-	int failed = softmig_state_remove(directory, arguments->het_job, why, why_size);
-	softmig_slice_log_tidy(SOFTMIG_LOG_DIR, arguments->het_job);
+// Ends what is in force for job: for softmig report its figures are kept; a job's end waits for nothing. 0 or -1 with why.
+static int end(const struct softmig_state *state, uint64_t job, char *why, size_t why_size) {
+	softmig_summary_keep(SOFTMIG_LOG_DIR, job);
+	int failed = softmig_state_remove(state, job, why, why_size);
+	softmig_slice_log_tidy(SOFTMIG_LOG_DIR, job);
 	return failed;
 }
 
-static int delete(const struct arguments *arguments) {
+static int delete(const struct softmig_state *state, const struct softmig_slice_arguments *arguments) {
+	struct softmig_limits sum;
 	char why[256];
-	int directory = softmig_state_open(why, sizeof(why)), failed = 0;
-	if (directory < 0)
-		return fail(arguments, "%s", why);
-	softmig_summary_keep(SOFTMIG_LOG_DIR, arguments->job); // for softmig report; a job's end waits for nothing
-	if (arguments->het_job > 0 && arguments->het_job != arguments->job)
-		failed = remove_component(directory, arguments, why, sizeof(why));
-	failed |= softmig_state_remove(directory, arguments->job, why, sizeof(why));
-	close(directory);
-	softmig_slice_log_tidy(SOFTMIG_LOG_DIR, arguments->job);
+	uint64_t job = arguments->job, first = softmig_parts_first(state, job);
+	int others = first > 0 ? softmig_parts_sum(state, first, job, &sum) : 0, failed = 0;
+	// The sum without this part first: done again after an interruption, it is the same.
+	if (others > 0)
+		failed = softmig_state_write(state, first, &sum, why, sizeof(why));
+	else if (first > 0 && first != job)
+		failed = end(state, first, why, sizeof(why));
+	if (first > 0)
+		failed |= softmig_parts_remove(state, first, job, why, sizeof(why));
+	if (first != job || others == 0) // else its number is still the other components'
+		failed |= end(state, job, why, sizeof(why));
 	return failed ? fail(arguments, "%s", why) : SOFTMIG_EXIT_OK;
 }
 
 static int run(int argc, char **argv) {
-	static const struct option none[] = { { 0 } };
-	struct arguments arguments;
-	int option = softmig_cli_option(verb, argc, argv, none);
-	if (option != -1)
-		return option == 'h' ? SOFTMIG_EXIT_OK : SOFTMIG_EXIT_USAGE;
-	if (optind >= argc)
-		return softmig_cli_usage(verb, "create, resize or delete is missing; see softmig slice --help");
-	const char *what = argv[optind];
-	argc -= optind;
-	argv += optind;
-	optind = 1;
-	bool creates = strcmp(what, "create") == 0, resizes = strcmp(what, "resize") == 0;
-	bool deletes = strcmp(what, "delete") == 0, fails = strcmp(what, "fail") == 0;
-	if (!creates && !resizes && !deletes && !fails)
-		return softmig_cli_usage(verb, "'%s' is neither create, resize nor delete", what);
-	int status = parse(argc, argv, &arguments);
-	if (status != 0)
-		return status - 1;
-	if (argc - optind != (fails ? 1 : 0))
-		return softmig_cli_usage(verb, fails ? "fail needs one reason" : "'%s' is not expected here", argv[optind]);
+	struct softmig_slice_arguments arguments;
+	struct softmig_state state;
+	struct softmig_limits entries;
+	struct node node = { .count = 0 };
+	char why[256];
+	int status;
+	if (!softmig_slice_parse(argc, argv, &arguments, &status))
+		return status;
 	if (geteuid() != 0)
 		return softmig_cli_fail(verb, "only root may do this");
 	umask(022);
-	if (creates)
-		return create(&arguments);
-	if (resizes)
-		return resize(&arguments);
-	return deletes ? delete(&arguments) : fail(&arguments, "%s", argv[optind]);
+	if (arguments.act == SOFTMIG_SLICE_FAIL)
+		return fail(&arguments, "%s", arguments.reason);
+	if (arguments.requests > 0 || arguments.memory_bytes > 0)
+		node.count = softmig_node_gpus(node.gpu, why, sizeof(why));
+	if (node.count < 0)
+		return fail(&arguments, "%s", why);
+	status = measure(&arguments, &node, &entries);
+	if (status != 0)
+		return status - 1;
+	if (!softmig_state_open(&state, why, sizeof(why)))
+		return fail(&arguments, "%s", why);
+	if (arguments.act == SOFTMIG_SLICE_CREATE)
+		status = create(&state, &arguments, &entries);
+	else if (arguments.act == SOFTMIG_SLICE_RESIZE)
+		status = resize(&state, &arguments, &node, &entries);
+	else
+		status = delete(&state, &arguments);
+	softmig_state_close(&state);
+	return status;
 }

@@ -8,15 +8,16 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "cli/lock.h"
 #include "cli/slice_gpus.h"
 #include "cli/slice_sum.h"
 #include "slice/ledger.h"
 #include "slice/turn_files.h"
 
+#define LOCK_NAME ".lock"
 enum { NAME_BYTES = 64, TEXT_BYTES = 8192 };
 
 static void complain(char *why, size_t why_size, const char *what, int error) {
@@ -24,39 +25,47 @@ static void complain(char *why, size_t why_size, const char *what, int error) {
 	snprintf(why, why_size, "%s: %s%s", what, strerror(error), error == ENOSPC || error == EDQUOT ? full : "");
 }
 
-int softmig_state_open(char *why, size_t why_size) {
+bool softmig_state_open(struct softmig_state *state, char *why, size_t why_size) {
 	if (mkdir(SOFTMIG_STATE_DIR, 0755) == 0)
 		chmod(SOFTMIG_STATE_DIR, 0755); // whatever the umask
-	int directory = open(SOFTMIG_STATE_DIR, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	if (directory < 0) {
+	*state = (struct softmig_state){.directory = open(SOFTMIG_STATE_DIR, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)};
+	if (state->directory < 0) {
 		complain(why, why_size, SOFTMIG_STATE_DIR " cannot be opened", errno);
-		return -1;
+		return false;
 	}
 	struct stat status;
-	if (fstat(directory, &status) != 0 || status.st_uid != 0 || (status.st_mode & (S_IWGRP | S_IWOTH)) != 0) {
+	if (fstat(state->directory, &status) != 0 || status.st_uid != 0 || (status.st_mode & (S_IWGRP | S_IWOTH)) != 0) {
 		snprintf(why, why_size, SOFTMIG_STATE_DIR " must belong to root and be writable by root alone");
-		close(directory);
-		return -1;
+	} else {
+		state->lock = softmig_lock_take(state->directory, LOCK_NAME);
+		if (state->lock >= 0)
+			return true;
+		complain(why, why_size, SOFTMIG_STATE_DIR "/" LOCK_NAME " cannot be locked", errno);
 	}
-	while (flock(directory, LOCK_EX) != 0) {
-		if (errno != EINTR) {
-			complain(why, why_size, SOFTMIG_STATE_DIR " cannot be locked", errno);
-			close(directory);
-			return -1;
-		}
-	}
-	return directory;
+	close(state->directory);
+	return false;
+}
+
+void softmig_state_close(const struct softmig_state *state) {
+	softmig_lock_give_back(state->directory, LOCK_NAME, state->lock);
+	close(state->directory);
 }
 
 static void name_of(char name[NAME_BYTES], uint64_t job, const char *ending) {
 	snprintf(name, NAME_BYTES, "%" PRIu64 "%s", job, ending);
 }
 
-bool softmig_state_has_limits(int directory, uint64_t job) {
+bool softmig_state_has_limits(const struct softmig_state *state, uint64_t job) {
 	char name[NAME_BYTES];
 	struct stat status;
 	name_of(name, job, ".conf");
-	return fstatat(directory, name, &status, AT_SYMLINK_NOFOLLOW) == 0;
+	return fstatat(state->directory, name, &status, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+enum softmig_limits_status softmig_state_load(uint64_t job, struct softmig_limits *limits, struct softmig_limits_error *error) {
+	char path[sizeof(SOFTMIG_STATE_DIR) + NAME_BYTES];
+	snprintf(path, sizeof(path), SOFTMIG_STATE_DIR "/%" PRIu64 ".conf", job);
+	return softmig_limits_load_path(path, 0, limits, error);
 }
 
 static size_t format_limits(char *text, size_t size, uint64_t job, const struct softmig_limits *limits) {
@@ -80,13 +89,14 @@ static size_t format_limits(char *text, size_t size, uint64_t job, const struct 
 	return length;
 }
 
-int softmig_state_write(int directory, uint64_t job, const struct softmig_limits *limits, char *why, size_t why_size) {
+int softmig_state_write_named(const struct softmig_state *state, const char *name, uint64_t job, const struct softmig_limits *limits,
+                              char *why, size_t why_size) {
 	// 16 GPUs of about 150 bytes and three more lines: the text always fits.
-	char text[TEXT_BYTES], name[NAME_BYTES], temporary[NAME_BYTES];
+	char text[TEXT_BYTES], temporary[NAME_BYTES + sizeof(".new")];
 	_Static_assert(SOFTMIG_MAX_GPUS * 200 + 256 <= TEXT_BYTES, "room for every GPU");
 	size_t length = format_limits(text, sizeof(text), job, limits), written = 0;
-	name_of(name, job, ".conf");
-	name_of(temporary, job, ".conf.new");
+	int directory = state->directory;
+	snprintf(temporary, sizeof(temporary), "%s.new", name);
 	unlinkat(directory, temporary, 0); // of one that was killed: we hold the lock
 	int file = openat(directory, temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (file < 0) {
@@ -114,6 +124,12 @@ int softmig_state_write(int directory, uint64_t job, const struct softmig_limits
 	return -1;
 }
 
+int softmig_state_write(const struct softmig_state *state, uint64_t job, const struct softmig_limits *limits, char *why, size_t why_size) {
+	char name[NAME_BYTES];
+	name_of(name, job, ".conf");
+	return softmig_state_write_named(state, name, job, limits, why, why_size);
+}
+
 int softmig_state_create_shared(uint64_t job, uid_t uid, gid_t gid, const struct softmig_limits *limits, char *why, size_t why_size) {
 	char path[sizeof(SOFTMIG_TURN_DIR) + SOFTMIG_UUID_TEXT + NAME_BYTES], uuid[SOFTMIG_UUID_TEXT];
 	snprintf(path, sizeof(path), SOFTMIG_STATE_DIR "/%" PRIu64 ".ledger", job);
@@ -137,11 +153,11 @@ int softmig_state_create_shared(uint64_t job, uid_t uid, gid_t gid, const struct
 	return 0;
 }
 
-bool softmig_state_shared_fits(int directory, uint64_t job, uid_t uid) {
+bool softmig_state_shared_fits(const struct softmig_state *state, uint64_t job, uid_t uid) {
 	char name[NAME_BYTES];
 	struct stat status;
 	name_of(name, job, ".ledger");
-	return fstatat(directory, name, &status, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(status.st_mode) && status.st_uid == uid &&
+	return fstatat(state->directory, name, &status, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(status.st_mode) && status.st_uid == uid &&
 	       status.st_size == (off_t)sizeof(struct softmig_ledger_file);
 }
 
@@ -158,12 +174,23 @@ static int remove_turns(uint64_t job) {
 			result = error;
 	}
 	closedir(turns);
+	rmdir(SOFTMIG_TURN_DIR); // if it is empty: of a delete that was killed
 	return result;
 }
 
-int softmig_state_remove(int directory, uint64_t job, char *why, size_t why_size) {
+static int remove_file(const struct softmig_state *state, const char *name, char *why, size_t why_size) {
+	char what[NAME_BYTES + 32];
+	if (unlinkat(state->directory, name, 0) == 0 || errno == ENOENT)
+		return 0;
+	int error = errno;
+	snprintf(what, sizeof(what), "%s cannot be removed", name);
+	complain(why, why_size, what, error);
+	return -1;
+}
+
+int softmig_state_remove(const struct softmig_state *state, uint64_t job, char *why, size_t why_size) {
 	static const char *const endings[] = { ".ledger", ".conf.new", ".conf" };
-	char name[NAME_BYTES], what[NAME_BYTES + 32];
+	char name[NAME_BYTES];
 	int result = 0, error = remove_turns(job);
 	if (error != 0) {
 		complain(why, why_size, "a page of turns cannot be removed", error);
@@ -171,11 +198,13 @@ int softmig_state_remove(int directory, uint64_t job, char *why, size_t why_size
 	}
 	for (size_t i = 0; i < sizeof(endings) / sizeof(endings[0]); i++) {
 		name_of(name, job, endings[i]);
-		if (unlinkat(directory, name, 0) != 0 && errno != ENOENT) {
-			snprintf(what, sizeof(what), "%s cannot be removed", name);
-			complain(why, why_size, what, errno);
-			result = -1;
-		}
+		result |= remove_file(state, name, why, why_size);
 	}
 	return result;
+}
+
+int softmig_state_remove_named(const struct softmig_state *state, const char *name, char *why, size_t why_size) {
+	char temporary[NAME_BYTES + sizeof(".new")];
+	snprintf(temporary, sizeof(temporary), "%s.new", name);
+	return remove_file(state, temporary, why, why_size) | remove_file(state, name, why, why_size);
 }

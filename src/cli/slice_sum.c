@@ -39,30 +39,3 @@ bool softmig_slice_add(struct softmig_limits *sum, const struct softmig_limits *
 	sum->has_memory = sum->has_sm = true;
 	return true;
 }
-
-void softmig_slice_subtract(struct softmig_limits *sum, const struct softmig_limits *part)
-{
-	int kept = 0, count = softmig_slice_entries(sum);
-	for (int i = 0; i < count; i++) {
-		int at = softmig_slice_entry(part, sum->uuid[i]);
-		uint64_t less_bytes = at < 0 ? 0 : part->memory_bytes[at];
-		unsigned less_pct = at < 0 ? 0 : part->sm_pct[at];
-		if (sum->memory_bytes[i] <= less_bytes)
-			continue;
-		memmove(sum->uuid[kept], sum->uuid[i], 16);
-		sum->memory_bytes[kept] = sum->memory_bytes[i] - less_bytes;
-		sum->sm_pct[kept++] = (uint8_t)(sum->sm_pct[i] > less_pct ? sum->sm_pct[i] - less_pct : 1);
-	}
-	for (int i = kept; i < count; i++)
-		sum->has_uuid[i] = false;
-}
-
-bool softmig_slice_covers(const struct softmig_limits *sum, const struct softmig_limits *part)
-{
-	for (int i = 0; i < softmig_slice_entries(part); i++) {
-		int at = softmig_slice_entry(sum, part->uuid[i]);
-		if (at < 0 || sum->memory_bytes[at] < part->memory_bytes[i] || sum->sm_pct[at] < part->sm_pct[i])
-			return false;
-	}
-	return true;
-}

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The slices of several components of a heterogeneous job on one node, as one. Where no cgroup tells a component's processes apart
-// they all bear the id of the first component, so what is in force for that id is the sum. Owns: the arithmetic, entry by
-// entry, told apart by UUID. Must never: do I/O.
+// The GPUs in a slice's limits, and several slices as one. Owns: the arithmetic, entry by entry, told apart by UUID. Must never: do I/O.
 #ifndef SOFTMIG_CLI_SLICE_SUM_H
 #define SOFTMIG_CLI_SLICE_SUM_H
 #include <stdbool.h>
@@ -14,8 +12,4 @@ int softmig_slice_entries(const struct softmig_limits *limits);
 int softmig_slice_entry(const struct softmig_limits *limits, const uint8_t uuid[16]);
 // Adds part to sum; a GPU's share never exceeds 100 %. False: no room for another GPU.
 bool softmig_slice_add(struct softmig_limits *sum, const struct softmig_limits *part);
-// Takes part out of sum again; a GPU of which nothing is left goes.
-void softmig_slice_subtract(struct softmig_limits *sum, const struct softmig_limits *part);
-// Does sum hold at least part?
-bool softmig_slice_covers(const struct softmig_limits *sum, const struct softmig_limits *part);
 #endif

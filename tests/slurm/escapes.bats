@@ -123,3 +123,11 @@ stays() { [[ $output =~ ^gpus\ 1$'\n'gpu\ 0\ GPU-[0-9a-f-]{36}\ 22726\ [0-9]+$ ]
   done_job "$second"
   nothing_left
 }
+
+@test "the components of a heterogeneous job have a slice each, told apart by their cgroups" {
+  output=$(as srun -Q -w n1 --gres=gpu:l40s.4:1 sh -c "$probe | sed s/^/a:/" : -w n2 --gres=gpu:l40s.2:1 sh -c "$probe | sed s/^/b:/; ls /var/run/softmig")
+  grep -q "^a:gpu 0 GPU-[0-9a-f-]* 11363 " <<<"$output"
+  grep -q "^b:gpu 0 GPU-[0-9a-f-]* 22726 " <<<"$output"
+  [ "$(grep -c '\.conf$' <<<"$output")" = 1 ] # the first one's number is not in use on the second's node
+  nothing_left
+}

@@ -63,6 +63,39 @@ three_slices() { [ "$(on n2 sh -c 'ls /run/softmig/*.conf | wc -l')" = 3 ]; }
   nothing_left
 }
 
+@test "a sweep on the node of a heterogeneous job's second component leaves the first's number, which its processes bear" {
+  echo 'export SOFTMIG_SWEEP_MINUTES=0' >"$LAB/etc/epilog.hook"
+  as srun -Q -w n2 --gres=gpu:l40s.2:1 sh -c "$wait_go" : -w n3 --gres=gpu:h200.4:1 sh -c "$wait_go; $probe" >"$LAB/out/het" 2>&1 3>&- &
+  until_true on n3 sh -c 'ls /run/softmig/*.part'
+  first=$(on n3 sh -c 'ls /run/softmig/*.part' | sed 's/.*\/\(.*\)+.*/\1/')
+  sliced n3 "$first"
+  on n3 rm -f /run/softmig/.swept
+  as srun -Q -w n3 true # its epilog asks for the jobs of n3, and the first component is none of them
+  until_true on n3 test -e /run/softmig/.swept
+  [[ $(limit_file n3 "$first") == *LIMIT_0=35788M* ]]
+  go
+  wait
+  grep -q "GPU-[0-9a-f-]* 35788 " "$LAB/out/het"
+  nothing_left
+}
+
+@test "a suspended job's slice is not swept" {
+  id=$(submit -w n2 --gres=gpu:l40s.4:1 -- "$wait_go; $probe")
+  sliced n2 "$id"
+  root scontrol suspend "$id"
+  wait_for SUSPENDED "$id"
+  echo 'export SOFTMIG_SWEEP_MINUTES=0' >"$LAB/etc/epilog.hook"
+  on n2 rm -f /run/softmig/.swept
+  as srun -Q -w n2 true
+  until_true on n2 test -e /run/softmig/.swept
+  [[ $(limit_file n2 "$id") == *11363M* ]]
+  root scontrol resume "$id"
+  go
+  done_job "$id"
+  [[ $(output "$id") == *" 11363 "* ]]
+  nothing_left
+}
+
 @test "files of a running job have the names, owners and modes that the manual says" {
   id=$(submit -w n2 --gres=gpu:l40s.2:1 -- "$probe >/dev/null; $wait_go")
   sliced n2 "$id"

@@ -13,7 +13,7 @@ setup() {
   printf 'l40s 4\nh200 4\n' >"$BATS_TEST_TMPDIR/etc/softmig.conf"
   : >"$BATS_TEST_TMPDIR/etc/slurm.conf"
   says squeue 'case "$*" in *--json*) cat "$answers/json" ;; *) cat "$answers/squeue" ;; esac'
-  says scontrol '[ "$1 $2" = "show hostnames" ] || exit 0; eval "printf \"%s\\n\" $(sed "s/\[\([0-9]\)-\([0-9]\)\]/{\1..\2}/" <<<"$3")"'
+  says scontrol '[ "$1 $2" != "show config" ] || exec cat "$answers/config"; [ "$1 $2" = "show hostnames" ] || exit 0; eval "printf \"%s\\n\" $(sed "s/\[\([0-9]\)-\([0-9]\)\]/{\1..\2}/" <<<"$3")"'
   says slurmd 'cat "$answers/slurmd"'
   says softmig 'echo "softmig $*"; [ "$2" != fail ]'
   export answers=$BATS_TEST_TMPDIR SOFTMIG_PROLOG_TRIES=1
@@ -41,6 +41,7 @@ slurmd: Gres Name=gpu Type=h200 Count=1 Index=1 ID=7696487 File=/dev/nvidia1 Lin
 slurmd: Gres Name=gpu Type=l40s Count=1 Index=2 ID=7696487 File=/dev/nvidia2 Links=(null) Flags=HAS_FILE,HAS_TYPE,ENV_NVML,ENV_RSMI,ENV_ONEAPI,ENV_OPENCL,ENV_DEFAULT
 END
 }
+config() { printf 'Configuration data as of 2026-11-21T15:00:00\nProctrackType           = %s\nTaskPlugin              = %s\n' "$1" "$2" >"$answers/config"; }
 older_slurmd() {
   cat >"$answers/slurmd" <<'END'
 slurmd-n3: Gres Name=gpu Type=h200 Count=1 Index=0 ID=7696487 File=/dev/nvidia0 (null)
@@ -124,4 +125,81 @@ created() { [ "$output" = "softmig slice create --replace --job 1 --uid 65534 --
   prolog
   [ "$status" = 1 ]
   [[ $output == "softmig slice fail --job 1 Slurm names no GPU for 'shard:l40s:1'"* ]]
+}
+
+@test "a component of a heterogeneous job shares the first one's number where no cgroup tells their processes apart, and only there" {
+  newer_slurmd
+  requests gres/shard:l40s:1
+  config proctrack/linuxproc task/none
+  prolog SLURM_JOB_GPUS=2 SLURM_HET_JOB_ID=7
+  created "--het-job 7 --gpu 2=1/4"
+  for plugins in "proctrack/cgroup task/none" "proctrack/linuxproc task/affinity,task/cgroup"; do
+    # shellcheck disable=SC2086
+    config $plugins
+    prolog SLURM_JOB_GPUS=2 SLURM_HET_JOB_ID=7
+    created "--gpu 2=1/4"
+  done
+  : >"$answers/config"
+  prolog SLURM_JOB_GPUS=2 SLURM_HET_JOB_ID=7
+  [ "$status" = 1 ]
+}
+
+@test "a device that slurmd does not name is not guessed" {
+  older_slurmd
+  requests gres:shard:l40s:1
+  sed -i /nvidia2/d "$answers/slurmd"
+  prolog SLURM_JOB_GPUS=2
+  [ "$status" = 1 ]
+  [[ $output == "softmig slice fail --job 1 slurmd -G does not say which device GPU 2 is" ]]
+  says slurmd 'exit 1'
+  prolog SLURM_JOB_GPUS=2
+  [ "$status" = 1 ]
+  [[ $output == "softmig slice fail --job 1 slurmd -G did not say which GPUs this node has" ]]
+}
+
+@test "the table is read as the plugins read it, and a line that they would not understand gives no slice" {
+  newer_slurmd
+  requests gres/shard:l40s:1
+  for line in 'L40S 8' 'l40s 8 # eighths' 'l40s 8#' $'l40s\t8\r'; do
+    printf 'h200 4\n%s' "$line" >"$BATS_TEST_TMPDIR/etc/softmig.conf"
+    prolog SLURM_JOB_GPUS=2
+    created "--gpu 2=1/8" || { echo "$line" && return 1; }
+  done
+  for line in '# l40s 8' 'l40s' 'l40s 4x' 'l40s 0' 'l40s x4' 'l40'; do
+    printf '%s\n' "$line" >"$BATS_TEST_TMPDIR/etc/softmig.conf"
+    prolog SLURM_JOB_GPUS=2
+    [ "$status" = 1 ]
+    [[ $output == "softmig slice fail --job 1 GPU type 'l40s' has no line with its shards in softmig.conf" ]] || { echo "$line: $output" && return 1; }
+  done
+}
+
+@test "what prolog and epilog write is root's alone, whatever slurmd's umask" {
+  newer_slurmd
+  requests gres/shard:l40s:1
+  says softmig 'stat -c "%n %a" /run/softmig/.gpus /run/softmig/.swept 2>/dev/null; true'
+  run unshare -m sh -c 'umask 0; mount -t tmpfs none /run && mkdir -m 755 /run/softmig; "$@"; "$SOURCE/src/slurm/softmig-epilog"; stat -c "%n %a" /run/softmig/.[gs]*' _ \
+    env -i answers="$answers" SOFTMIG_COMMAND="$bin/softmig" SLURM_CONF="$BATS_TEST_TMPDIR/etc/slurm.conf" SLURMD_NODENAME=n3 SLURM_NODELIST=n3 SLURM_JOB_ID=1 \
+    SLURM_JOB_GPUS=2 SLURM_JOB_UID=65534 SLURM_JOB_GID=65534 "$BATS_TEST_TMPDIR/sbin/slurmd-stand-in" -c "$SOURCE/src/slurm/softmig-prolog; exit \$?"
+  [[ $output == *"/run/softmig/.gpus 644"*"/run/softmig/.swept 644" ]]
+}
+
+# epilog JOBS FILE...: the epilog's sweep on a node where these files lie, when the controller knows these jobs there; prints its deletions
+epilog() {
+  local jobs=$1
+  shift
+  says squeue "[[ \"\$*\" == *'-t all'*'-w n3'* ]] || exit 1; printf '%s\\n' $jobs"
+  says softmig 'echo "$*"'
+  run unshare -m sh -c 'mount -t tmpfs none /run && mkdir /run/softmig && cd /run/softmig && touch "$@" && exec env -i SOFTMIG_COMMAND="$SOFTMIG_COMMAND" PATH="$PATH" \
+      SLURM_JOB_ID=1 SLURMD_NODENAME=n3 "$slurmd" -c "$SOURCE/src/slurm/softmig-epilog; exit \$?"' _ "$@"
+  [ "$status" = 0 ]
+}
+
+@test "the epilog sweeps what belongs to no job that the controller knows, parts too, and nothing else" {
+  export SOFTMIG_COMMAND=$bin/softmig slurmd=$BATS_TEST_TMPDIR/sbin/slurmd-stand-in
+  epilog "7 88" 7.conf 7.ledger 8.conf 88.ledger 9.ledger 10+11.part 10.conf .gpus 12.conf.new notes.conf
+  [ "$output" = "slice delete --job 1
+slice delete --job 10
+slice delete --job 11
+slice delete --job 8
+slice delete --job 9" ]
 }

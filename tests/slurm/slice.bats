@@ -1,5 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: Apache-2.0
+# shellcheck disable=SC2016 # scripts for other shells
 # softmig slice by itself: what it writes, what it refuses, that it leaves nothing half-made. In a mount namespace of its own.
 bats_require_minimum_version 1.5.0
 
@@ -65,7 +66,20 @@ CUDA_DEVICE_MEMORY_LIMIT_0=143155M" ]
 2|--job is missing|delete
 2|is neither create, resize nor delete|shrink --job 1
 2|resize needs|resize --job 1
-2|'0' is not a value|resize --job 1 --memory 0
+2|'0' is not a value for --memory|resize --job 1 --memory 0
+2|'0' is not a value for --sm|resize --job 1 --sm 0
+2|'101' is not a value for --sm|resize --job 1 --sm 101
+2|'lend' is not a value for --share-mode|create --job 1 --uid 1 --gpu 0=1/4 --share-mode lend
+2|--memory is not for create|create --job 1 --uid 1 --gpu 0=1/4 --memory 4G
+2|--sm is not for create|create --job 1 --uid 1 --gpu 0=1/4 --sm 10
+2|--replace is not for resize|resize --job 1 --sm 10 --replace
+2|--uid is not for delete|delete --job 1 --uid 1
+2|--gpu is not for delete|delete --job 1 --gpu 0=1/4
+2|'all' is one word too many|delete --job 1 all
+2|fail needs one reason|fail --job 1
+2|create, resize or delete is missing|
+2|--job needs a value|delete --job
+2|a slice has at most 16 GPUs|create --job 1 --uid 1 --gpu 0=1/4 --gpu 0=1/4 --gpu 0=1/4 --gpu 0=1/4 --gpu 0=1/4 --gpu 0=1/4 --gpu 0=1/4 --gpu 0=1/4 --gpu 0=1/4 --gpu 0=1/4 --gpu 0=1/4 --gpu 0=1/4 --gpu 0=1/4 --gpu 0=1/4 --gpu 0=1/4 --gpu 0=1/4 --gpu 0=1/4
 EOF
 }
 
@@ -88,6 +102,13 @@ ACTIVE_OOM_KILLER=1
 SOFTMIG_SHARE_MODE=borrow" ]
   run -1 own 'slice create --job 1 --uid 1 --gpu 0=1/4; slice resize --job 1 --gpu 1=3/4'
   [[ $output == *"it has no slice of GPU GPU-"* ]]
+}
+
+@test "resize gives no more memory than the GPU has" {
+  run -1 own 'slice create --job 1 --uid 1 --gpu 2=1/4; slice resize --job 1 --memory 45453M'
+  [[ $output == *"job 1: GPU GPU-"*" does not have that much memory" ]]
+  run -0 own 'slice create --job 1 --uid 1 --gpu 2=1/4; slice resize --job 1 --memory 45452M; grep MEMORY $s/1.conf'
+  [ "$output" = CUDA_DEVICE_MEMORY_LIMIT_0=45452M ]
 }
 
 @test "delete removes all of the job, nothing of another, and succeeds when there is nothing" {
@@ -123,4 +144,104 @@ SOFTMIG_SHARE_MODE=borrow" ]
 @test "only root may" {
   run -1 setpriv --reuid 65534 --clear-groups "$BUILD/softmig" slice delete --job 1
   [[ $output == *"only root may do this"* ]] || [ "$status" = 126 ]
+}
+
+@test "a user who may look into the state directory can hold up nothing" {
+  run -0 own 'setpriv --reuid 65534 --clear-groups flock $s sleep 20 & until ! flock -n $s true; do :; done
+    timeout 5 "$softmig" slice create --job 1 --uid 1 --gpu 0=1/4 && ls -A $s; timeout 5 "$softmig" slice delete --job 1 && ls -A $s; kill %1'
+  [ "$output" = "1.conf
+1.ledger
+turns" ]
+}
+
+@test "no umask, no locale, no PATH and no environment changes a byte" {
+  script='slice create --job 1 --uid 65534 --gid 65534 --gpu 0=1/4 --array-task 3; cat $s/1.conf; find $s $log -printf "%p %U %G %m %s\n" | sort; slice delete --job 1; find $s $log | sort'
+  expected=$(own "$script")
+  [[ $expected == *"/var/log/softmig/1_3.log 65534 65534 600 0"* ]]
+  [ "$(own "umask 0; $script")" = "$expected" ]
+  [ "$(own "umask 0777; $script")" = "$expected" ]
+  [ "$(own "export LC_ALL=tr_TR.UTF-8 LANG=de_DE.UTF-8 TZ=Nowhere/Else; $script")" = "$expected" ]
+  [ "$(own "slice() { env -i LD_LIBRARY_PATH=\$LD_LIBRARY_PATH SOFTMIG_SIM_STATE=\$SOFTMIG_SIM_STATE SOFTMIG_SIM_GPUS=\$SOFTMIG_SIM_GPUS \$softmig slice \"\$@\"; }; $script")" = "$expected" ]
+  [ "$(own "slice() { \$softmig slice \"\$@\" <&- >&- 2>&-; }; $script")" = "$expected" ]
+}
+
+# Kills softmig slice at each call of each system call that changes something, from a state that BEFORE makes: a limit file is whole, and is
+# not there without its ledger (but while it is being deleted); and the same command again leaves what it leaves when nothing happens.
+# In strace's counting each system call is counted by itself.
+killed_anywhere() { # killed_anywhere BEFORE ARGUMENTS
+  export before=$1 arguments=$2
+  run own '
+    state() { (cd $s && find . -printf "%p %U %G %m %s\n" | sort && cat *.conf *.part 2>/dev/null); true; }
+    empty() { rm -rf $s/* $s/.lock; }
+    eval "$before; slice $arguments"; complete=$(state); kills=0
+    for call in mkdir mkdirat openat flock write pwrite64 fallocate ftruncate fchmod chmod fchown rename renameat link linkat unlink unlinkat rmdir; do
+      for n in $(seq 90); do
+        empty; eval "$before"
+        status=0
+        strace -qq -o /dev/null -e trace="?$call" -e signal=none -e "inject=?$call:signal=KILL:when=$n" "$softmig" slice $arguments >/dev/null 2>&1 || status=$?
+        [ $status != 0 ] || break
+        kills=$((kills + 1))
+        for file in $s/*.conf; do
+          [ -e "$file" ] || continue
+          tail -n 1 "$file" | grep -q "^SOFTMIG_GPU_UUID_[0-9]*=GPU-.\{36\}$" || { echo "$call $n: $file is not whole"; exit 1; }
+          [ -e "${file%.conf}.ledger" ] || [[ $arguments == delete* ]] || { echo "$call $n: $file without a ledger"; exit 1; }
+        done
+        slice $arguments 2>&1 || { echo "$call $n, and again: fails"; exit 1; }
+        [ "$(state)" = "$complete" ] || { echo "$call $n, and again: $(diff <(echo "$complete") <(state))"; exit 1; }
+      done
+      [ $status = 0 ] || { echo "$call never came to an end"; exit 1; }
+    done 2>/dev/null
+    echo "$kills kills"'
+  echo "$output"
+  [[ $output =~ ^([0-9]+)\ kills$ ]] && [ "${BASH_REMATCH[1]}" -gt 30 ]
+}
+
+@test "create killed anywhere" {
+  killed_anywhere : 'create --replace --job 6 --uid 65534 --gpu 0=1/4 --gpu 2=2/4'
+}
+@test "resize killed anywhere" {
+  killed_anywhere 'slice create --job 6 --uid 65534 --gpu 0=1/4' 'resize --job 6 --gpu 0=3/4'
+}
+@test "delete killed anywhere" {
+  killed_anywhere 'slice create --job 6 --uid 65534 --gpu 0=1/4 --gpu 2=1/4; slice create --job 7 --uid 1 --gpu 0=1/4' 'delete --job 6'
+}
+@test "the slice of a component killed anywhere: made, changed, removed" {
+  first='slice create --job 5 --uid 65534 --gpu 0=1/4 --het-job 5'
+  second='slice create --job 6 --uid 65534 --gpu 0=2/4 --gpu 2=1/4 --het-job 5'
+  killed_anywhere "$first" 'create --replace --job 6 --uid 65534 --gpu 0=2/4 --gpu 2=1/4 --het-job 5'
+  killed_anywhere "$second" 'create --replace --job 5 --uid 65534 --gpu 0=1/4 --het-job 5'
+  killed_anywhere "$first; $second" 'resize --job 6 --sm 7'
+  killed_anywhere "$first; $second" 'delete --job 6'
+  killed_anywhere "$first; $second" 'delete --job 5'
+  killed_anywhere "$second" 'delete --job 6'
+}
+
+@test "the number of a first component bears the sum of the parts on this node, for as long as one is there" {
+  run -0 own 'sum() { grep -hs LIMIT $s/5.conf | paste -sd" "; LC_ALL=C ls $s | grep -v turns | paste -sd" "; }
+    slice create --replace --job 6 --uid 1 --gpu 0=1/4 --het-job 5; sum # the first one may be on another node
+    slice create --replace --job 5 --uid 1 --gpu 0=1/4 --het-job 5; sum
+    i=$(stat -c %i $s/5.ledger)
+    slice create --replace --job 7 --uid 1 --gpu 2=2/4 --het-job 5; sum
+    for job in 5 6 7; do u=$(sed -n s/SOFTMIG_GPU_UUID_0=//p $s/$job.conf); slice create --replace --job $job --uid 1 --gpu $u=$([ $job = 7 ] && echo 2 || echo 1)/4 --het-job 5; done; sum
+    slice resize --job 6 --sm 5; slice resize --job 5 --memory 1G; sum
+    [ $i = $(stat -c %i $s/5.ledger) ] && echo same ledger
+    slice delete --job 5; sum
+    slice delete --job 5; slice delete --job 6; sum
+    slice delete --job 7; sum'
+  echo "$output"
+  [ "$output" = "CUDA_DEVICE_MEMORY_LIMIT_0=35788M CUDA_DEVICE_SM_LIMIT_0=25
+5+6.part 5.conf 5.ledger 6.conf 6.ledger
+CUDA_DEVICE_MEMORY_LIMIT_0=71576M CUDA_DEVICE_SM_LIMIT_0=50
+5+5.part 5+6.part 5.conf 5.ledger 6.conf 6.ledger
+CUDA_DEVICE_MEMORY_LIMIT_0=71576M CUDA_DEVICE_SM_LIMIT_0=50 CUDA_DEVICE_MEMORY_LIMIT_1=22726M CUDA_DEVICE_SM_LIMIT_1=50
+5+5.part 5+6.part 5+7.part 5.conf 5.ledger 6.conf 6.ledger 7.conf 7.ledger
+CUDA_DEVICE_MEMORY_LIMIT_0=71576M CUDA_DEVICE_SM_LIMIT_0=50 CUDA_DEVICE_MEMORY_LIMIT_1=22726M CUDA_DEVICE_SM_LIMIT_1=50
+5+5.part 5+6.part 5+7.part 5.conf 5.ledger 6.conf 6.ledger 7.conf 7.ledger
+CUDA_DEVICE_MEMORY_LIMIT_0=36812M CUDA_DEVICE_SM_LIMIT_0=30 CUDA_DEVICE_MEMORY_LIMIT_1=22726M CUDA_DEVICE_SM_LIMIT_1=50
+5+5.part 5+6.part 5+7.part 5.conf 5.ledger 6.conf 6.ledger 7.conf 7.ledger
+same ledger
+CUDA_DEVICE_MEMORY_LIMIT_0=35788M CUDA_DEVICE_SM_LIMIT_0=5 CUDA_DEVICE_MEMORY_LIMIT_1=22726M CUDA_DEVICE_SM_LIMIT_1=50
+5+6.part 5+7.part 5.conf 5.ledger 6.conf 6.ledger 7.conf 7.ledger
+CUDA_DEVICE_MEMORY_LIMIT_0=22726M CUDA_DEVICE_SM_LIMIT_0=50
+5+7.part 5.conf 5.ledger 7.conf 7.ledger" ]
 }

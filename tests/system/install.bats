@@ -192,7 +192,7 @@ snapshot() { # everything below the root: names, modes, owners, contents
 	[ -e "$work/host/softmig/1.conf" ]
 	[ ! -e "$root/srv/shared" ]
 	ln -sfn round "$root/etc/round"
-	rm -r "$root/etc" && ln -s etc "$root/etc"
+	rm -r "${root:?}/etc" && ln -s etc "$root/etc"
 	run in_root enable
 	[ "$status" -eq 1 ]
 	[ "${#lines[@]}" -eq 1 ]
