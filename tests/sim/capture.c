@@ -208,13 +208,13 @@ CUresult sim_capture_alloc(struct CUstream_st *stream, int device, uint64_t byte
 	CUresult result;
 	sim_enter();
 	struct CUgraphNode_st *node = node_of(stream, CU_GRAPH_NODE_TYPE_MEM_ALLOC, &result);
-	if (node != NULL && (node->allocation = sim_graph_allocation_make(device, bytes)) == NULL)
+	if (node != NULL && (node->allocation = sim_graph_allocation_make(stream->capture->graph, device, bytes)) == NULL)
 		result = CUDA_ERROR_OUT_OF_MEMORY;
 	if (node != NULL && result == CUDA_SUCCESS) {
 		node->alloc.poolProps.allocType = CU_MEM_ALLOCATION_TYPE_PINNED;
 		node->alloc.poolProps.location = (CUmemLocation){.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = device};
 		node->alloc.bytesize = bytes;
-		node->alloc.dptr = *address = node->allocation->backing.address;
+		node->alloc.dptr = *address = node->allocation->address;
 	}
 	sim_leave();
 	return result;
@@ -222,9 +222,10 @@ CUresult sim_capture_alloc(struct CUstream_st *stream, int device, uint64_t byte
 
 CUresult sim_capture_free(struct CUstream_st *stream, CUdeviceptr address)
 {
-	CUresult result;
+	CUresult result = CUDA_ERROR_INVALID_VALUE;
 	sim_enter();
-	struct CUgraphNode_st *node = node_of(stream, CU_GRAPH_NODE_TYPE_MEM_FREE, &result);
+	bool may = stream->capture->invalidated || sim_graph_may_free(stream->capture->graph, address);
+	struct CUgraphNode_st *node = may ? node_of(stream, CU_GRAPH_NODE_TYPE_MEM_FREE, &result) : NULL;
 	if (node != NULL)
 		node->freed = address;
 	sim_leave();

@@ -51,7 +51,7 @@ struct CUctx_st *sim_context_of_device(int ordinal)
 	return NULL;
 }
 
-CUresult sim_gpu_charge(int gpu, int ordinal, uint64_t bytes)
+static CUresult charge(int gpu, int ordinal, uint64_t bytes, bool graphs_too)
 {
 	for (int pass = 0; pass < 2; pass++) {
 		sim_lock();
@@ -63,10 +63,20 @@ CUresult sim_gpu_charge(int gpu, int ordinal, uint64_t bytes)
 		sim_unlock();
 		if (granted)
 			return CUDA_SUCCESS;
-		if (pass == 0 && sim_pool_give_back(ordinal) == 0)
+		if (pass == 0 && sim_pool_give_back(ordinal, graphs_too) == 0)
 			break;
 	}
 	return CUDA_ERROR_OUT_OF_MEMORY;
+}
+
+CUresult sim_gpu_charge(int gpu, int ordinal, uint64_t bytes)
+{
+	return charge(gpu, ordinal, bytes, true);
+}
+
+CUresult sim_gpu_charge_stream_ordered(int gpu, int ordinal, uint64_t bytes)
+{
+	return charge(gpu, ordinal, bytes, false);
 }
 
 CUresult sim_context_charge(struct CUctx_st *context, uint64_t bytes)

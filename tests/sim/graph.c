@@ -40,11 +40,36 @@ struct CUgraphNode_st *sim_graph_add(
 	return node;
 }
 
+static struct sim_graph_allocation *allocations;
+
+bool sim_graph_may_free(const struct CUgraph_st *graph, CUdeviceptr address)
+{
+	for (const struct CUgraphNode_st *node = graph->first; node != NULL; node = node->next)
+		if (node->type == CU_GRAPH_NODE_TYPE_MEM_FREE && node->freed == address)
+			return false;
+	const struct sim_graph_allocation *allocation = allocations;
+	while (allocation != NULL && allocation->address != address)
+		allocation = allocation->next;
+	return allocation != NULL;
+}
+
+static void chunk_release(struct sim_graph_chunk *chunk)
+{
+	if (chunk == NULL || --chunk->references > 0)
+		return;
+	sim_backing_unmap(&chunk->backing);
+	free(chunk);
+}
+
 void sim_graph_allocation_release(struct sim_graph_allocation *allocation)
 {
 	if (allocation == NULL || --allocation->references > 0 || allocation->live)
 		return;
-	sim_backing_unmap(&allocation->backing);
+	struct sim_graph_allocation **link = &allocations;
+	while (*link != allocation)
+		link = &(*link)->next;
+	*link = allocation->next;
+	chunk_release(allocation->chunk);
 	free(allocation);
 }
 
@@ -64,6 +89,7 @@ void sim_graph_destroy(struct CUgraph_st *graph)
 		next = node->next;
 		free_node(node);
 	}
+	chunk_release(graph->chunk);
 	graph->magic = 0;
 	free(graph);
 }
@@ -120,19 +146,44 @@ struct CUgraph_st *sim_graph_copy(const struct CUgraph_st *graph)
 	return copy;
 }
 
-struct sim_graph_allocation *sim_graph_allocation_make(int device, uint64_t bytes)
+static struct sim_graph_chunk *open_chunk(int device, uint64_t bytes)
 {
+	struct sim_graph_chunk *chunk = calloc(1, sizeof(*chunk));
+	if (chunk == NULL)
+		return NULL;
+	chunk->device = device;
+	chunk->references = 1;
+	if (!sim_backing_map_aligned(&chunk->backing, sim_round_up(bytes, SIM_POOL_CHUNK), SIM_POOL_CHUNK, true)) {
+		free(chunk);
+		return NULL;
+	}
+	return chunk;
+}
+
+struct sim_graph_allocation *sim_graph_allocation_make(struct CUgraph_st *graph, int device, uint64_t bytes)
+{
+	uint64_t size = sim_round_up(bytes, 512);
+	struct sim_graph_chunk *chunk = graph->chunk;
 	struct sim_graph_allocation *allocation = calloc(1, sizeof(*allocation));
 	if (allocation == NULL)
 		return NULL;
-	allocation->device = device;
-	allocation->bytes = bytes;
-	allocation->charged_bytes = sim_round_up(bytes, SIM_GRANULE);
-	allocation->references = 1;
-	if (!sim_backing_map_aligned(&allocation->backing, allocation->charged_bytes, SIM_POOL_CHUNK, true)) {
-		free(allocation);
-		return NULL;
+	if (chunk == NULL || chunk->device != device || chunk->backing.bytes - chunk->filled_bytes < size) {
+		chunk = open_chunk(device, size);
+		if (chunk == NULL) {
+			free(allocation);
+			return NULL;
+		}
+		chunk_release(graph->chunk);
+		graph->chunk = chunk;
 	}
+	allocation->address = chunk->backing.address + chunk->filled_bytes;
+	allocation->bytes = bytes;
+	allocation->chunk = chunk;
+	allocation->references = 1;
+	chunk->filled_bytes += size;
+	chunk->references++;
+	allocation->next = allocations;
+	allocations = allocation;
 	return allocation;
 }
 
@@ -531,11 +582,11 @@ CUresult cuGraphAddMemAllocNode(
 	if (device < 0 || device >= sim_device_count)
 		return CUDA_ERROR_INVALID_DEVICE;
 	sim_enter();
-	struct sim_graph_allocation *allocation = sim_graph_allocation_make(device, nodeParams->bytesize);
+	struct sim_graph_allocation *allocation = sim_graph_allocation_make(graph, device, nodeParams->bytesize);
 	sim_leave();
 	if (allocation == NULL)
 		return CUDA_ERROR_OUT_OF_MEMORY;
-	nodeParams->dptr = allocation->backing.address;
+	nodeParams->dptr = allocation->address;
 	struct CUgraphNode_st node = {.type = CU_GRAPH_NODE_TYPE_MEM_ALLOC, .allocation = allocation, .alloc = *nodeParams};
 	CUresult result = add(out, graph, before, count, &node);
 	sim_enter();
@@ -554,7 +605,11 @@ CUresult cuGraphMemAllocNodeGetParams(CUgraphNode hNode, CUDA_MEM_ALLOC_NODE_PAR
 CUresult cuGraphAddMemFreeNode(
 	CUgraphNode *out, CUgraph graph, const CUgraphNode *before, size_t count, CUdeviceptr dptr)
 {
-	if (dptr == 0)
+	GRAPH(graph);
+	sim_enter();
+	bool may = sim_graph_may_free(graph, dptr);
+	sim_leave();
+	if (!may)
 		return CUDA_ERROR_INVALID_VALUE;
 	struct CUgraphNode_st node = {.type = CU_GRAPH_NODE_TYPE_MEM_FREE, .freed = dptr};
 	return add(out, graph, before, count, &node);

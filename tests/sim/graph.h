@@ -6,13 +6,23 @@
 
 enum { SIM_GRAPH = 0x47524130, SIM_NODE, SIM_EXEC };
 
+// Address space of a graph, in whole pieces of SIM_POOL_CHUNK. It has memory of the GPU's while anything that lies in it is live
+// (docs/driver-facts.md: a graph with one node that is not freed keeps 32 MiB, whatever the node's size).
+struct sim_graph_chunk {
+	int device;
+	uint64_t filled_bytes;
+	struct sim_backing backing;
+	unsigned references; // allocations, and the graph that fills it
+	unsigned live;       // allocations
+};
+
 // Memory of an allocation node: its address is fixed with the node, it is there from a launch until it is freed.
 struct sim_graph_allocation {
-	int device;
-	uint64_t bytes, charged_bytes;
-	struct sim_backing backing;
+	uint64_t address, bytes;
+	struct sim_graph_chunk *chunk;
 	bool live;
-	unsigned references; // nodes
+	unsigned references; // nodes, and what is live
+	struct sim_graph_allocation *next;
 };
 
 struct CUgraphNode_st {
@@ -42,6 +52,7 @@ struct CUgraph_st {
 	struct CUgraphNode_st *first, *last;
 	size_t count;
 	struct CUgraph_st *copy_of;
+	struct sim_graph_chunk *chunk; // which its next allocations lie in, NULL: none yet
 	bool child; // belongs to a node
 };
 
@@ -73,8 +84,11 @@ struct CUgraph_st *sim_graph_copy(const struct CUgraph_st *graph);
 // A new node that depends on before[0..count). NULL: no memory.
 struct CUgraphNode_st *sim_graph_add(
 	struct CUgraph_st *graph, CUgraphNodeType type, struct CUgraphNode_st *const *before, size_t count);
-struct sim_graph_allocation *sim_graph_allocation_make(int device, uint64_t bytes);
+struct sim_graph_allocation *sim_graph_allocation_make(struct CUgraph_st *graph, int device, uint64_t bytes);
 void sim_graph_allocation_release(struct sim_graph_allocation *allocation);
+// May a node of this graph free the address? Only what an allocation node of some graph has given, and once ("cuGraphAddMemFreeNode" in the
+// driver API reference; "cuMemFreeAsync" there says the same of captures).
+bool sim_graph_may_free(const struct CUgraph_st *graph, CUdeviceptr address);
 // A node's parameters from another's of the same type.
 void sim_graph_node_copy(struct CUgraphNode_st *to, const struct CUgraphNode_st *from);
 bool sim_graph_has_live_allocation(const struct CUgraph_st *graph);

@@ -11,26 +11,28 @@
 
 static CUresult make_live(struct sim_graph_allocation *allocation)
 {
-	struct CUmemPoolHandle_st *pool = sim_pool_graph(allocation->device);
+	struct sim_graph_chunk *chunk = allocation->chunk;
+	struct CUmemPoolHandle_st *pool = sim_pool_graph(chunk->device);
 	if (pool == NULL)
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	if (allocation->live)
 		return CUDA_ERROR_INVALID_VALUE; // launched again without having been freed
-	uint64_t needed = pool->used_bytes + allocation->charged_bytes;
-	if (needed > pool->reserved_bytes) {
-		uint64_t grown = sim_round_up(needed, SIM_POOL_CHUNK);
-		CUresult result = sim_gpu_charge(pool->gpu, pool->device, grown - pool->reserved_bytes);
+	uint64_t mapped = pool->mapped_bytes + (chunk->live == 0 ? chunk->backing.bytes : 0);
+	if (mapped > pool->reserved_bytes) {
+		CUresult result = sim_gpu_charge(pool->gpu, pool->device, mapped - pool->reserved_bytes);
 		if (result != CUDA_SUCCESS)
 			return result;
-		pool->reserved_bytes = grown;
+		pool->reserved_bytes = mapped;
 	}
-	struct sim_range *range = sim_range_add(allocation->backing.address, allocation->bytes, SIM_RANGE_GRAPH);
+	struct sim_range *range = sim_range_add(allocation->address, allocation->bytes, SIM_RANGE_GRAPH);
 	if (range == NULL)
 		return CUDA_ERROR_OUT_OF_MEMORY;
-	range->device = allocation->device;
+	range->device = chunk->device;
 	range->owner = allocation;
-	pool->used_bytes = needed;
-	pool->used_high_bytes = needed > pool->used_high_bytes ? needed : pool->used_high_bytes;
+	pool->mapped_bytes = mapped;
+	chunk->live++;
+	pool->used_bytes += allocation->bytes;
+	pool->used_high_bytes = pool->used_bytes > pool->used_high_bytes ? pool->used_bytes : pool->used_high_bytes;
 	pool->reserved_high_bytes =
 		pool->reserved_bytes > pool->reserved_high_bytes ? pool->reserved_bytes : pool->reserved_high_bytes;
 	allocation->live = true;
@@ -42,8 +44,10 @@ CUresult sim_graph_free_allocation(struct sim_range *range, struct CUstream_st *
 {
 	(void)stream;
 	struct sim_graph_allocation *allocation = range->owner;
-	struct CUmemPoolHandle_st *pool = sim_pool_graph(allocation->device);
-	pool->used_bytes -= allocation->charged_bytes;
+	struct CUmemPoolHandle_st *pool = sim_pool_graph(allocation->chunk->device);
+	pool->used_bytes -= allocation->bytes;
+	if (--allocation->chunk->live == 0)
+		pool->mapped_bytes -= allocation->chunk->backing.bytes;
 	allocation->live = false;
 	sim_range_remove(range);
 	sim_graph_allocation_release(allocation);
@@ -126,7 +130,7 @@ CUresult cuDeviceGraphMemTrim(CUdevice device)
 		sim_stream_wait_idle(context, -1); // what a running graph uses is not idle
 	sim_enter();
 	struct CUmemPoolHandle_st *pool = sim_pool_graph(device);
-	uint64_t kept = pool == NULL ? 0 : sim_round_up(pool->used_bytes, SIM_POOL_CHUNK);
+	uint64_t kept = pool == NULL ? 0 : pool->mapped_bytes;
 	if (pool != NULL && pool->reserved_bytes > kept) {
 		sim_gpu_uncharge(pool->gpu, pool->reserved_bytes - kept);
 		pool->reserved_bytes = kept;
@@ -377,7 +381,7 @@ static CUresult allocate_all(struct CUgraphExec_st *exec, const struct CUgraph_s
 			result = allocate_all(exec, node->child);
 		if (node->type == CU_GRAPH_NODE_TYPE_MEM_ALLOC) {
 			if (node->allocation->live && (exec->flags & CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH))
-				free_address(node->allocation->backing.address);
+				free_address(node->allocation->address);
 			result = sim_alloc_fault() ? CUDA_ERROR_OUT_OF_MEMORY : make_live(node->allocation);
 		}
 		if (result != CUDA_SUCCESS)

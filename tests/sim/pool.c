@@ -115,13 +115,13 @@ static CUresult grow(struct CUmemPoolHandle_st *pool, uint64_t bytes)
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	uint64_t *kept = &sim_device[pool->device].kept_bytes;
 	uint64_t from_kept = *kept <= whole ? *kept : 0;
-	CUresult result = sim_gpu_charge(pool->gpu, pool->device, whole - from_kept);
+	CUresult result = sim_gpu_charge_stream_ordered(pool->gpu, pool->device, whole - from_kept);
 	if (result == CUDA_SUCCESS)
 		*kept -= from_kept;
 	if (result != CUDA_SUCCESS
 		&& whole > sim_round_up(bytes, SIM_GRANULE)) { // the last of the GPU's memory: take what is needed
 		whole = sim_round_up(bytes, SIM_GRANULE);
-		result = sim_gpu_charge(pool->gpu, pool->device, whole);
+		result = sim_gpu_charge_stream_ordered(pool->gpu, pool->device, whole);
 	}
 	if (result != CUDA_SUCCESS)
 		return result;
@@ -276,18 +276,18 @@ static uint64_t release_idle(struct CUmemPoolHandle_st *pool)
 {
 	if (pool->kind != SIM_POOL_GRAPH)
 		return sim_pool_trim(pool, 0);
-	uint64_t idle = pool->reserved_bytes - pool->used_bytes;
+	uint64_t idle = pool->reserved_bytes - pool->mapped_bytes;
 	sim_gpu_uncharge(pool->gpu, idle);
-	pool->reserved_bytes = pool->used_bytes;
+	pool->reserved_bytes = pool->mapped_bytes;
 	return idle;
 }
 
-uint64_t sim_pool_give_back(int ordinal)
+uint64_t sim_pool_give_back(int ordinal, bool graphs_too)
 {
 	uint64_t released = 0;
 	sim_enter();
 	for (struct CUmemPoolHandle_st *pool = pools; pool != NULL; pool = pool->next)
-		if (pool->device == ordinal)
+		if (pool->device == ordinal && (graphs_too || pool->kind != SIM_POOL_GRAPH))
 			released += release_idle(pool);
 	sim_leave();
 	return released;

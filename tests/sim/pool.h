@@ -29,6 +29,7 @@ struct CUmemPoolHandle_st {
 	CUmemAllocationHandleType handle_types;
 	uint64_t threshold_bytes, max_bytes;
 	uint64_t reserved_bytes, reserved_high_bytes, used_bytes, used_high_bytes;
+	uint64_t mapped_bytes; // the graph pool's: of chunks in which something is live
 	int reuse[4];
 	uint64_t id;
 	struct sim_chunk *chunks;

@@ -153,6 +153,8 @@ CUresult sim_context_check(struct CUctx_st *context);  // of a handle given
 CUresult sim_context_charge(struct CUctx_st *context, uint64_t bytes); // with device OOM; sim_enter held
 void sim_context_uncharge(struct CUctx_st *context, uint64_t bytes);
 CUresult sim_gpu_charge(int gpu, int ordinal, uint64_t bytes); // without a context
+// The same for a pool that grows: graphs keep what they have (docs/driver-facts.md).
+CUresult sim_gpu_charge_stream_ordered(int gpu, int ordinal, uint64_t bytes);
 // Tells the witness, if there is one, that bytes more are held (lock held); see witness.c.
 void sim_witness(int gpu, uint64_t bytes);
 void sim_gpu_uncharge(int gpu, uint64_t bytes);
@@ -231,7 +233,7 @@ bool sim_vmm_accessible(struct sim_range *range, uint64_t address, uint64_t byte
 // --- pool.c
 CUresult sim_pool_free_now(CUdeviceptr address); // cuMemFree of a stream-ordered allocation
 void sim_pool_trim_idle(int ordinal);          // at a synchronisation: what stands over the release threshold
-uint64_t sim_pool_give_back(int ordinal);      // before an out-of-memory: all that is idle; returns bytes
+uint64_t sim_pool_give_back(int ordinal, bool graphs_too); // before an out-of-memory: all that is idle; returns bytes
 void sim_pool_drop_device(int ordinal);
 
 // --- stream.c
