@@ -41,14 +41,14 @@ static bool find_loose(const char *path, char loose[PATH_MAX])
 
 static void check_elf(struct softmig_doctor *doctor)
 {
-	struct softmig_elf elf, ours;
+	struct softmig_elf elf;
 	const char *advice = "install a library that was built for this machine: softmig update --library FILE";
 	int error = softmig_elf_read(doctor->node.installed, &elf);
 	if (error) {
 		softmig_doctor_tell(doctor, FAULT, "library", advice, "%s is no shared library: %s", doctor->node.installed, strerror(error));
 		return;
 	}
-	if (softmig_elf_read("/proc/self/exe", &ours) == 0 && (elf.machine != ours.machine || elf.is_64_bit != ours.is_64_bit))
+	if (!softmig_elf_is_for_this_machine(&elf))
 		softmig_doctor_tell(doctor, FAULT, "library", advice, "%s is for another kind of machine", doctor->node.installed);
 	else if (!elf.gives_dlsym || !elf.gives_driver)
 		softmig_doctor_tell(doctor, FAULT, "library", advice, "%s takes over nothing: its functions are hidden", doctor->node.installed);
@@ -108,7 +108,6 @@ void softmig_doctor_entry(struct softmig_doctor *doctor)
 {
 	const struct softmig_node *node = &doctor->node;
 	struct softmig_file file;
-	struct stat status;
 	int error = softmig_file_read(node->preload, &file);
 	if (error) {
 		softmig_doctor_tell(doctor, FAULT, "entry", "make it a plain file of root's", "%s cannot be read: %s", node->preload, softmig_file_why(error));
@@ -125,7 +124,7 @@ void softmig_doctor_entry(struct softmig_doctor *doctor)
 	else
 		softmig_doctor_tell(doctor, FAULT, "entry", "softmig enable", "%s does not name %s, so no program of a job is limited", node->preload,
 		                    node->entry);
-	if (lstat(node->disabled, &status) == 0)
+	if (softmig_library_is_disabled(node->disabled))
 		softmig_doctor_tell(doctor, WARNING, "entry", "remove the file to switch limits on again",
 		                    "%s exists: the library does nothing in programs that start", node->disabled);
 	if (doctor->enabled && access("/lib/ld-linux.so.2", F_OK) == 0 && !strstr(file.text, "$LIB"))

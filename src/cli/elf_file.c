@@ -136,3 +136,9 @@ int softmig_elf_read(const char *path, struct softmig_elf *elf)
 	close(file);
 	return error;
 }
+
+bool softmig_elf_is_for_this_machine(const struct softmig_elf *elf)
+{
+	struct softmig_elf ours;
+	return softmig_elf_read("/proc/self/exe", &ours) != 0 || (elf->machine == ours.machine && elf->is_64_bit == ours.is_64_bit);
+}

@@ -16,4 +16,6 @@ struct softmig_elf {
 
 // 0, ENOEXEC: no shared library of this machine's byte order, or a damaged one; else the errno of reading it.
 int softmig_elf_read(const char *path, struct softmig_elf *elf);
+// Can programs like this one load it?
+bool softmig_elf_is_for_this_machine(const struct softmig_elf *elf);
 #endif

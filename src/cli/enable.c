@@ -66,7 +66,7 @@ static int enable(struct softmig_node *node)
 		printf("%s has the entry already.\n", node->preload);
 	else
 		printf("Enabled: programs that start from now on load %s.\n", node->entry);
-	if (access(node->disabled, F_OK) == 0)
+	if (softmig_library_is_disabled(node->disabled))
 		softmig_cli_warn(self, "%s exists, so the library does nothing until that file is removed", node->disabled);
 	return status;
 }

@@ -8,6 +8,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "slice/owner.h"
+
 static bool beside_program(const char *relative, char path[PATH_MAX])
 {
 	char candidate[2 * PATH_MAX];
@@ -39,6 +41,12 @@ bool softmig_library_find(char path[PATH_MAX])
 {
 	return in_build_tree(path) || (access(SOFTMIG_LIBRARY_PATH, R_OK) == 0 && realpath(SOFTMIG_LIBRARY_PATH, path)) ||
 	       in_package(path);
+}
+
+bool softmig_library_is_disabled(const char *path)
+{
+	struct stat status;
+	return lstat(path, &status) == 0 && S_ISREG(status.st_mode) && status.st_uid == softmig_owner_here(0);
 }
 
 static bool same_file(const char *a, const char *b)

@@ -20,6 +20,9 @@ bool softmig_library_came_with(char path[PATH_MAX]);
 // the package's. False: none.
 bool softmig_library_find(char path[PATH_MAX]);
 
+// Is the library switched off by this file (SOFTMIG_DISABLED_PATH, or where that is below another root)? preload/mode.c decides so.
+bool softmig_library_is_disabled(const char *path);
+
 // LD_PRELOAD with library in front of what is there already (NULL: nothing), in it once: an entry that is the same file is
 // dropped. Returns malloc'ed text, NULL when out of memory.
 char *softmig_library_preload(const char *library, const char *present);

@@ -92,8 +92,8 @@ int softmig_cli_option(const struct softmig_verb *verb, int argc, char **argv, c
 	for (; options[count - 1].name && count < OPTIONS_MAX - 1; count++)
 		all[count] = options[count - 1];
 	opterr = 0;
+	const char *word = argv[optind]; // afterwards optind may be before it, at it, or behind it
 	int option = getopt_long(argc, argv, "+:h", all, NULL);
-	const char *word = optind > 0 && optind <= argc ? argv[optind - 1] : "";
 	if (option == 'h')
 		print_verb_help(verb);
 	else if (option == ':')

@@ -3,6 +3,7 @@
 // Must never: stand between the command and its parent: it becomes the command, so pid, signals, terminal, descriptors and
 // exit status are the command's own.
 #include "cli/cli.h"
+#include "cli/elf_file.h"
 #include "cli/library.h"
 #include "cli/run_directory.h"
 #include "slice/job.h"
@@ -43,6 +44,19 @@ static bool good_sm(const char *option, const char *text)
 	if (softmig_limits_parse_pct(text, strlen(text), &pct))
 		return true;
 	softmig_cli_usage(self, "%s needs a percentage from 0 to 100, not '%s'", option, text);
+	return false;
+}
+
+// The loader passes over what it cannot load, and the command would run without a limit.
+static bool good_library(const char *path, struct request *request)
+{
+	struct softmig_elf elf;
+	if (!realpath(path, request->library) || access(request->library, R_OK) != 0)
+		softmig_cli_usage(self, "the library '%s' cannot be read: %s", path, strerror(errno));
+	else if (softmig_elf_read(request->library, &elf) != 0 || !softmig_elf_is_for_this_machine(&elf))
+		softmig_cli_usage(self, "'%s' is no library that programs of this machine can load", path);
+	else
+		return true;
 	return false;
 }
 
@@ -101,8 +115,8 @@ static int parse(int argc, char **argv, struct request *request, bool *help)
 			request->any = true;
 			break;
 		case 'l':
-			if (!realpath(optarg, request->library) || access(request->library, R_OK) != 0)
-				return softmig_cli_usage(self, "the library '%s' cannot be read: %s", optarg, strerror(errno));
+			if (!good_library(optarg, request))
+				return SOFTMIG_EXIT_USAGE;
 			break;
 		case 'h':
 			*help = true;
@@ -207,11 +221,15 @@ static int run(int argc, char **argv)
 		return status;
 	if (refused_by_limit_file())
 		return SOFTMIG_EXIT_FAILED;
+	if (softmig_library_is_disabled(SOFTMIG_DISABLED_PATH))
+		return softmig_cli_fail(self, "limits are switched off on this machine by " SOFTMIG_DISABLED_PATH "; run the command without softmig run");
 	if (!*request.library && !softmig_library_find(request.library))
 		return softmig_cli_fail(self, SOFTMIG_LIBRARY_NAME " is neither beside softmig nor in " SOFTMIG_LIBRARY_DIR
 		                              "; name it with --library");
 	struct softmig_run_directory directory;
 	int error = softmig_run_directory_make(&directory);
+	if (error && !*directory.path)
+		return softmig_cli_fail(self, "in a job the run's ledger needs a directory of the job's own; set SLURM_TMPDIR to one");
 	if (error)
 		return softmig_cli_fail(self, "no directory for the run's ledger can be made in %s: %s", directory.path, strerror(error));
 	if (!set_environment(&request, directory.path)) {

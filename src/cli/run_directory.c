@@ -21,6 +21,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "slice/job.h"
+
 #define PREFIX "softmig-run."
 enum { POLL_OLD_KERNEL_MS = 200, POLL_DESCENDANTS_MS = 1000 };
 
@@ -30,17 +32,18 @@ static bool is_private(const struct stat *status)
 	return S_ISDIR(status->st_mode) && status->st_uid == geteuid() && (status->st_mode & 077) == 0;
 }
 
-// Where runs of this user live. Regular /tmp is not for jobs: their private place goes away with them.
+// Where runs of this user live. Regular /tmp is not for jobs: their private place goes away with them. NULL: a job without one.
 static const char *base_directory(void)
 {
+	bool in_job = softmig_job_find(0, true).source != SOFTMIG_JOB_NONE;
 	const char *job = getenv("SLURM_TMPDIR");
-	if (getenv("SLURM_JOB_ID") && job && *job == '/')
+	if (in_job && job && *job == '/')
 		return job;
 	const char *runtime = getenv("XDG_RUNTIME_DIR");
 	struct stat status;
 	if (runtime && *runtime == '/' && stat(runtime, &status) == 0 && is_private(&status))
 		return runtime;
-	return "/tmp";
+	return in_job ? NULL : "/tmp";
 }
 
 // Does the environment of process pid name the directory? A process that may not be looked at is not this user's.
@@ -140,6 +143,9 @@ static int make_once(struct softmig_run_directory *directory, const char *base)
 int softmig_run_directory_make(struct softmig_run_directory *directory)
 {
 	const char *base = base_directory();
+	directory->path[0] = '\0';
+	if (!base)
+		return ENOENT;
 	remove_stale(base);
 	int error = EAGAIN;
 	for (int i = 0; error == EAGAIN && i < 10; i++)

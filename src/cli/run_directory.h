@@ -10,8 +10,8 @@ struct softmig_run_directory {
 	int lock; // descriptor of the directory, locked as long as somebody looks after it; closed by exec
 };
 
-// A fresh directory of mode 0700 under $SLURM_TMPDIR in a job, else $XDG_RUNTIME_DIR, else /tmp. Removes stale ones of this
-// user there first. 0, or the errno that tells why not (path is then the place that was tried).
+// A fresh directory of mode 0700 under $SLURM_TMPDIR in a job, else $XDG_RUNTIME_DIR, else, outside of jobs, /tmp. Removes stale ones of
+// this user there first. 0, or the errno that tells why not (path is then the place that was tried, empty: the job has none).
 int softmig_run_directory_make(struct softmig_run_directory *directory);
 // Removes it now: for a run that did not come about.
 void softmig_run_directory_remove(const struct softmig_run_directory *directory);

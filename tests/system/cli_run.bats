@@ -80,6 +80,12 @@ usage_error() { # usage_error WORD ARGUMENT...: status 2, nothing on stdout, one
 	usage_error "'colour=red'" run --device 0:colour=red -- true
 	usage_error "--device memory needs a size" run --device 0:memory=lots -- true
 	usage_error "--device sm needs a percentage" run --device 0:memory=1G,sm=-1 -- true
+	usage_error "'/etc/passwd' is no library" run --memory 4G --library /etc/passwd -- true
+	usage_error "'/tmp' is no library" run --memory 4G --library /tmp -- true
+	usage_error "'-y'" status -y
+	usage_error "'-yx'" status --json -yx
+	usage_error "'--json=yes'" status --json=yes
+	usage_error "'--j'" status --j
 	usage_error "/no/such.so" run --memory 4G --library /no/such.so -- true
 }
 
@@ -246,6 +252,29 @@ usage_error() { # usage_error WORD ARGUMENT...: status 2, nothing on stdout, one
 	mkdir "$work/job"
 	SLURM_JOB_ID=4711 SLURM_TMPDIR=$work/job run slice --memory 1G -- printenv CUDA_DEVICE_MEMORY_SHARED_CACHE
 	[[ "$output" == "$work/job/softmig-run."* ]]
+	unset XDG_RUNTIME_DIR
+	SLURM_JOB_ID=4711 run slice --memory 1G -- echo ran
+	[ "$status" -eq 1 ]
+	[[ "$output" == "softmig run: in a job the run's ledger needs a directory of the job's own; set SLURM_TMPDIR to one" ]]
+}
+
+@test "a library for another machine is refused: the loader would pass over it" {
+	printf '%b' '\x7fELF\x01' | cat - <(tail -c +6 "$stand_in") >"$work/32.so"
+	run "$softmig" run --library "$work/32.so" --memory 1G -- echo ran
+	[ "$status" -eq 2 ]
+	[[ "$output" == "softmig run: '$work/32.so' is no library that programs of this machine can load" ]]
+}
+
+@test "where limits are switched off softmig run refuses instead of running without any" {
+	[ "$(id -u)" -eq 0 ] || skip "needs root to put a file into a private /etc/softmig"
+	run unshare -m bash -c '
+		mkdir -p "$1/etc" "$1/work" && mount -t overlay -o "lowerdir=/etc,upperdir=$1/etc,workdir=$1/work" none /etc || exit 9
+		mkdir -p /etc/softmig && touch /etc/softmig/disabled
+		"${@:2}"; chown 65534 /etc/softmig/disabled; "${@:2}"' _ "$work" "$softmig" run --library "$stand_in" --memory 1G -- echo ran
+	echo "$output"
+	[ "$status" -ne 9 ] || skip "needs overlayfs"
+	[[ "$output" == "softmig run: limits are switched off on this machine by /etc/softmig/disabled; run the command without softmig run
+ran" ]]
 }
 
 @test "without a runtime directory the run's directory is in /tmp" {
