@@ -83,6 +83,8 @@ static int run(int argc, char **argv)
 	}
 	if (argv[optind])
 		return softmig_cli_usage(self, "'%s' is one word too many", argv[optind]);
+	if (!softmig_node_good_directory(self, directory))
+		return SOFTMIG_EXIT_USAGE;
 	softmig_node_at(&doctor.node, "", directory);
 	if (doctor.json) {
 		softmig_json_open(&json, NULL, '{');

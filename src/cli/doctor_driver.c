@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // softmig doctor: the driver, and a slice on it. The driver is only ever loaded in a scratch process: it may hang or die there.
 #include "cli/doctor.h"
+#include "cli/library.h"
 #include "cli/units.h"
+#include "slice/job.h"
 #include "slice/limits.h"
 
 #include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
 #include <signal.h>
@@ -71,17 +74,19 @@ int softmig_doctor_probe(void)
 	return SOFTMIG_EXIT_OK;
 }
 
+// Nothing that the admin's environment holds shall speak for the library, or against it.
 static void drop_slice(void)
 {
-	static const char *const names[] = { "LD_PRELOAD", "SLURM_JOB_ID", "CUDA_DEVICE_MEMORY_LIMIT", "CUDA_DEVICE_SM_LIMIT",
-		                             "CUDA_DEVICE_MEMORY_SHARED_CACHE", "CUDA_VISIBLE_DEVICES" };
+	static const char *const names[] = { "LD_PRELOAD", "SLURM_JOB_ID", "CUDA_DEVICE_MEMORY_SHARED_CACHE", "CUDA_VISIBLE_DEVICES",
+		                             "ACTIVE_OOM_KILLER", "SOFTMIG_SHARE_MODE" };
 	for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
 		unsetenv(names[i]);
 	for (int i = 0; i < SOFTMIG_MAX_GPUS; i++) {
 		char name[64];
-		snprintf(name, sizeof name, "CUDA_DEVICE_MEMORY_LIMIT_%d", i);
+		snprintf(name, sizeof name, "SOFTMIG_GPU_UUID_%d", i);
 		unsetenv(name);
 	}
+	softmig_library_drop_limits();
 }
 
 static void become_probe(const char *library, const char *ledger, int output)
@@ -109,14 +114,11 @@ static void take_line(struct answer *answer, const char *line)
 		snprintf(answer->stage, sizeof answer->stage, "%.15s", line + 6);
 }
 
-static void probe(const char *library, struct answer *answer)
+// library and ledger NULL: without a slice.
+static void probe(const char *library, const char *ledger, struct answer *answer)
 {
 	int ends[2];
 	*answer = (struct answer){ .stage = "failed" };
-	char directory[] = "/tmp/softmig-doctor.XXXXXX", ledger[64];
-	if (!mkdtemp(directory))
-		return;
-	snprintf(ledger, sizeof ledger, "%s/ledger", directory);
 	if (pipe2(ends, O_CLOEXEC) == 0) {
 		pid_t pid = fork();
 		if (pid == 0)
@@ -135,8 +137,6 @@ static void probe(const char *library, struct answer *answer)
 			waitpid(pid, &status, 0);
 		answer->late = WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM;
 	}
-	unlink(ledger);
-	rmdir(directory);
 }
 
 static void check_version(struct softmig_doctor *doctor, const char *version)
@@ -156,8 +156,17 @@ static void check_version(struct softmig_doctor *doctor, const char *version)
 
 static void check_slice(struct softmig_doctor *doctor, const struct answer *whole)
 {
+	char directory[] = "/tmp/softmig-doctor.XXXXXX", ledger[64];
 	struct answer slice;
-	probe(doctor->node.installed, &slice);
+	if (!mkdtemp(directory)) {
+		softmig_doctor_tell(doctor, SOFTMIG_FINDING_FAULT, "slice", "make room in /tmp, and make it writable", "/tmp cannot be written: %s",
+		                    strerror(errno));
+		return;
+	}
+	snprintf(ledger, sizeof ledger, "%s/ledger", directory);
+	probe(doctor->node.installed, ledger, &slice);
+	unlink(ledger);
+	rmdir(directory);
 	if (slice.late)
 		softmig_doctor_tell(doctor, SOFTMIG_FINDING_FAULT, "slice", "softmig disable, and report it", "a program in a slice hangs");
 	else if (strcmp(slice.stage, "done") != 0)
@@ -171,11 +180,26 @@ static void check_slice(struct softmig_doctor *doctor, const struct answer *whol
 		                    "a program in a slice of " PROBE_LIMIT " sees %s", softmig_text_bytes(slice.total_bytes).text);
 }
 
+static void try_slice(struct softmig_doctor *doctor, const struct answer *whole)
+{
+	struct softmig_job job = softmig_job_find(0, false);
+	struct softmig_limits limits;
+	struct softmig_limits_error error;
+	if (softmig_library_is_disabled(doctor->node.disabled))
+		softmig_doctor_tell(doctor, SOFTMIG_FINDING_SKIPPED, "slice", NULL, "limits are switched off by %s", doctor->node.disabled);
+	else if (job.source != SOFTMIG_JOB_NONE &&
+	         softmig_limits_load(SOFTMIG_STATE_DIR, job.id, 0, &limits, &error, NULL, 0) != SOFTMIG_LIMITS_ABSENT)
+		softmig_doctor_tell(doctor, SOFTMIG_FINDING_SKIPPED, "slice", NULL, "this shell is in job %llu, whose slice every program here is in",
+		                    (unsigned long long)job.id);
+	else
+		check_slice(doctor, whole);
+}
+
 void softmig_doctor_driver(struct softmig_doctor *doctor)
 {
 	struct answer answer;
 	bool has_gpu = access("/proc/driver/nvidia/version", F_OK) == 0 || access("/dev/nvidiactl", F_OK) == 0;
-	probe(NULL, &answer);
+	probe(NULL, NULL, &answer);
 	if (*answer.version)
 		check_version(doctor, answer.version);
 	if (answer.late)
@@ -191,5 +215,5 @@ void softmig_doctor_driver(struct softmig_doctor *doctor)
 		softmig_doctor_tell(doctor, SOFTMIG_FINDING_FAULT, "driver", "look at dmesg; does nvidia-smi work?",
 		                    "the driver cannot be used: it came to '%s' and said %d", answer.stage, answer.code);
 	else if (access(doctor->node.installed, R_OK) == 0)
-		check_slice(doctor, &answer);
+		try_slice(doctor, &answer);
 }

@@ -82,7 +82,7 @@ static void check_shards(struct softmig_doctor *doctor, const struct softmig_slu
 		return;
 	}
 	if (shards.bad_line)
-		softmig_doctor_tell(doctor, FAULT, "slurm", "write TYPE and the shards of one GPU, 1 to 100", "%s/softmig.conf line %d is not understood",
+		softmig_doctor_tell(doctor, FAULT, "slurm", "write TYPE and the shards of one GPU, 1 to 100, once for each type", "%s/softmig.conf line %d is not understood",
 		                    conf->directory, shards.bad_line);
 	for (int i = 0; i < conf->nodes; i++) {
 		for (int j = 0; j < shards.entries; j++) {

@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "slice/limits.h"
 #include "slice/owner.h"
 
 static bool beside_program(const char *relative, char path[PATH_MAX])
@@ -47,6 +48,19 @@ bool softmig_library_is_disabled(const char *path)
 {
 	struct stat status;
 	return lstat(path, &status) == 0 && S_ISREG(status.st_mode) && status.st_uid == softmig_owner_here(0);
+}
+
+void softmig_library_drop_limits(void)
+{
+	static const char *const names[] = { "CUDA_DEVICE_MEMORY_LIMIT", "CUDA_DEVICE_SM_LIMIT" };
+	for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+		unsetenv(names[i]);
+		for (int gpu = 0; gpu < SOFTMIG_MAX_GPUS; gpu++) {
+			char name[64];
+			snprintf(name, sizeof name, "%s_%d", names[i], gpu);
+			unsetenv(name);
+		}
+	}
 }
 
 static bool same_file(const char *a, const char *b)

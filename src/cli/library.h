@@ -23,6 +23,9 @@ bool softmig_library_find(char path[PATH_MAX]);
 // Is the library switched off by this file (SOFTMIG_DISABLED_PATH, or where that is below another root)? preload/mode.c decides so.
 bool softmig_library_is_disabled(const char *path);
 
+// Takes every limit of memory and compute time out of this process's environment.
+void softmig_library_drop_limits(void);
+
 // LD_PRELOAD with library in front of what is there already (NULL: nothing), in it once: an entry that is the same file is
 // dropped. Returns malloc'ed text, NULL when out of memory.
 char *softmig_library_preload(const char *library, const char *present);

@@ -61,6 +61,14 @@ static int take_lock(const struct softmig_verb *verb, struct softmig_node *node)
 	return softmig_cli_fail(verb, "%s/" LOCK_NAME " cannot be locked: %s", directory, strerror(error));
 }
 
+bool softmig_node_good_directory(const struct softmig_verb *verb, const char *directory)
+{
+	if (softmig_preload_can_enter(directory))
+		return true;
+	softmig_cli_usage(verb, "--directory needs an absolute path without spaces, colons and '#', not '%s'", directory);
+	return false;
+}
+
 // -1 to go on, else the exit status to return now.
 static int begin(const struct softmig_verb *verb, int argc, char **argv, bool with_source, struct softmig_node *node)
 {
@@ -92,8 +100,8 @@ static int begin(const struct softmig_verb *verb, int argc, char **argv, bool wi
 		return softmig_cli_usage(verb, "'%s' is one word too many", argv[optind]);
 	if (*root && *root != '/')
 		return softmig_cli_usage(verb, "--root needs an absolute path, not '%s'", root);
-	if (!softmig_preload_can_enter(directory))
-		return softmig_cli_usage(verb, "--directory needs an absolute path without spaces, colons and '#', not '%s'", directory);
+	if (!softmig_node_good_directory(verb, directory))
+		return SOFTMIG_EXIT_USAGE;
 	softmig_node_at(node, root, directory);
 	join(node->source, source, "");
 	if (!*node->root && geteuid() != 0)

@@ -24,6 +24,8 @@ struct softmig_node {
 	int lock;
 };
 
+// Can the loader name a library in this directory? False: it has been said.
+bool softmig_node_good_directory(const struct softmig_verb *verb, const char *directory);
 // The paths below root ("": this system) for a library in directory.
 void softmig_node_at(struct softmig_node *node, const char *root, const char *directory);
 

@@ -148,20 +148,6 @@ static bool refused_by_limit_file(void)
 	return true;
 }
 
-// Limits that the caller's environment happens to hold would mix with those asked for.
-static void drop_limits(void)
-{
-	static const char *const names[] = { "CUDA_DEVICE_MEMORY_LIMIT", "CUDA_DEVICE_SM_LIMIT" };
-	for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-		unsetenv(names[i]);
-		for (int gpu = 0; gpu < SOFTMIG_MAX_GPUS; gpu++) {
-			char name[64];
-			snprintf(name, sizeof name, "%s_%d", names[i], gpu);
-			unsetenv(name);
-		}
-	}
-}
-
 static bool set_for_gpu(const char *name, int gpu, const char *value)
 {
 	char full[64];
@@ -171,7 +157,7 @@ static bool set_for_gpu(const char *name, int gpu, const char *value)
 
 static bool set_limits(const struct request *request)
 {
-	drop_limits();
+	softmig_library_drop_limits(); // those that the environment happens to hold would mix with these
 	bool good = (!request->memory || setenv("CUDA_DEVICE_MEMORY_LIMIT", request->memory, 1) == 0) &&
 	            (!request->sm || setenv("CUDA_DEVICE_SM_LIMIT", request->sm, 1) == 0);
 	for (int gpu = 0; good && gpu < SOFTMIG_MAX_GPUS; gpu++)

@@ -127,12 +127,40 @@ bool softmig_slurm_conf_read(struct softmig_slurm_conf *conf)
 	return false;
 }
 
-int softmig_shards_read(const struct softmig_slurm_conf *conf, struct softmig_shards *shards)
+// softmig.conf where the prolog looks for it, too.
+static FILE *open_table(const struct softmig_slurm_conf *conf)
 {
-	char path[PATH_MAX + 32], line[512];
-	*shards = (struct softmig_shards){ 0 };
+	char path[PATH_MAX + 32];
 	snprintf(path, sizeof path, "%s/softmig.conf", conf->directory);
 	FILE *file = fopen(path, "re");
+	return file ? file : fopen("/etc/slurm/softmig.conf", "re");
+}
+
+static bool is_known(const struct softmig_shards *shards, const char *type)
+{
+	for (int i = 0; i < shards->entries; i++)
+		if (strcasecmp(shards->entry[i].type, type) == 0)
+			return true;
+	return false;
+}
+
+// TYPE COUNT, as softmig_slices.lua takes it.
+static bool take_type(struct softmig_shards *shards, const char *type, const char *count, const char *more)
+{
+	uint64_t value;
+	if (!count || more || !softmig_parse_decimal(count, strlen(count), 100, &value) || value == 0 || is_known(shards, type) ||
+	    shards->entries == SOFTMIG_SLURM_TYPES)
+		return false;
+	snprintf(shards->entry[shards->entries].type, sizeof shards->entry[0].type, "%s", type);
+	shards->entry[shards->entries++].shards = (int)value;
+	return true;
+}
+
+int softmig_shards_read(const struct softmig_slurm_conf *conf, struct softmig_shards *shards)
+{
+	char line[512];
+	*shards = (struct softmig_shards){ 0 };
+	FILE *file = open_table(conf);
 	if (!file)
 		return errno;
 	for (int number = 1; fgets(line, sizeof line, file); number++) {
@@ -140,16 +168,8 @@ int softmig_shards_read(const struct softmig_slurm_conf *conf, struct softmig_sh
 		char *rest = NULL;
 		const char *type = strtok_r(line, " \t\r\n", &rest);
 		const char *count = strtok_r(NULL, " \t\r\n", &rest);
-		if (!type)
-			continue;
-		uint64_t value;
-		if (!count || strtok_r(NULL, " \t\r\n", &rest) || !softmig_parse_decimal(count, strlen(count), 100, &value) || value == 0 ||
-		    shards->entries == SOFTMIG_SLURM_TYPES) {
+		if (type && !take_type(shards, type, count, strtok_r(NULL, " \t\r\n", &rest)))
 			shards->bad_line = number;
-			continue;
-		}
-		snprintf(shards->entry[shards->entries].type, sizeof shards->entry[0].type, "%s", type);
-		shards->entry[shards->entries++].shards = (int)value;
 	}
 	fclose(file);
 	return 0;

@@ -32,12 +32,12 @@ struct softmig_shards {
 		int shards;
 	} entry[SOFTMIG_SLURM_TYPES];
 	int entries;
-	int bad_line; // 0: all lines are understood
+	int bad_line; // the last that is not understood or has a type again; 0: none
 };
 
 // Reads $SLURM_CONF or the usual places, and what it includes. False: this host has none.
 bool softmig_slurm_conf_read(struct softmig_slurm_conf *conf);
-// softmig.conf beside it. 0 or errno.
+// softmig.conf beside it, else /etc/slurm/softmig.conf. 0 or errno.
 int softmig_shards_read(const struct softmig_slurm_conf *conf, struct softmig_shards *shards);
 // How many of gres (gpu, shard) and type a node's Gres= grants. Types compare without case; type NULL: those without a type.
 int softmig_slurm_count(const char *gres_list, const char *gres, const char *type);

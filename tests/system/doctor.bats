@@ -127,6 +127,37 @@ PYTHON
 @test "the admin's switch is told" {
 	run examine 'mkdir -p /etc/softmig; touch /etc/softmig/disabled'
 	warning_with_advice entry "/etc/softmig/disabled exists" "remove the file"
+	[[ "$output" == *"0 faults, 1 warning."* ]] # that a slice has no effect then is no second one
+}
+
+@test "in a job, and with any limits in the environment, nothing healthy is a fault" {
+	[ -e "$BUILD/sim/libcuda.so.1" ] || skip "needs the simulated driver"
+	run examine 'export CUDA_DEVICE_SM_LIMIT_3=lots ACTIVE_OOM_KILLER=maybe SOFTMIG_SHARE_MODE=x CUDA_DEVICE_MEMORY_LIMIT_0=5G SOFTMIG_GPU_UUID_0=none'
+	[[ "$output" == *"0 faults, 0 warnings."* ]]
+	run examine '"$softmig" slice create --job 17 --uid 0 --gpu 0=1/4; export SLURM_JOB_ID=17 SLURM_TMPDIR=/tmp'
+	echo "$output"
+	[[ "$output" == *"0 faults, 0 warnings."* ]]
+	[[ "$output" == *"a program in a slice of 1G sees 1.0 GiB of the GPU's 44."* ]]
+	cgroup='0::/system.slice/slurmstepd.scope/job_17/step_0/user/task_0'
+	run examine '"$softmig" slice create --job 17 --uid 0 --gpu 0=1/4; echo '"$cgroup"' >/tmp/cgroup; mount --bind /tmp/cgroup /proc/$$/cgroup
+		softmig() { :; }; set -- "$@"; exec "$softmig" doctor'
+	echo "$output"
+	[[ "$output" == *"0 faults, 0 warnings."* ]]
+	[[ "$output" == *"skipped  slice        this shell is in job 17, whose slice every program here is in"* ]]
+}
+
+@test "a directory that the loader could not name is wrong usage, as for install" {
+	for directory in relative "/two words" ''; do
+		run "$BUILD/softmig" doctor --directory "$directory"
+		[ "$status" -eq 2 ]
+		[[ "$output" == "softmig doctor: --directory needs an absolute path without spaces, colons and '#', not '$directory'" ]]
+	done
+}
+
+@test "a place for the scratch slice that cannot be had is told as that" {
+	[ -e "$BUILD/sim/libcuda.so.1" ] || skip "needs the simulated driver"
+	run examine 'export SOFTMIG_SIM_STATE=/run/sim; mount -o remount,ro /tmp'
+	fault_with_advice slice "/tmp cannot be written: Read-only file system" "make room in /tmp"
 }
 
 @test "a limit file that cannot be understood is told with its line" {
@@ -175,7 +206,11 @@ nodes='NodeName=n[1-4] Gres=gpu:l40s:4,shard:l40s:16\n'
 	fault_with_advice slurm "has 4 GPUs of type l40s and 8 shards; with 4 shards per GPU it needs shard:l40s:16" "make softmig.conf, slurm.conf and gres.conf agree"
 	slurm "$right$nodes" 'l40s four\n'
 	fault_with_advice slurm "softmig.conf line 1 is not understood" "write TYPE and the shards"
+	slurm "$right$nodes" 'h200 4\nl40s 4\nL40S 4\n'
+	fault_with_advice slurm "softmig.conf line 3 is not understood" "write TYPE and the shards of one GPU, 1 to 100, once for each type"
 	rm "$work/slurm/softmig.conf"
+	run examine 'export SLURM_CONF=$work/slurm/slurm.conf; mkdir -p /etc/slurm; echo "l40s 4" >/etc/slurm/softmig.conf'
+	[[ "$output" == *"0 faults, 0 warnings."* ]] # where prolog and plugins look as well
 	run examine 'export SLURM_CONF=$work/slurm/slurm.conf'
 	fault_with_advice slurm "softmig.conf, the table of shards: No such file" "copy /usr/share/softmig/slurm/examples/softmig.conf"
 }
