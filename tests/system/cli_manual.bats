@@ -21,6 +21,41 @@ page() { # page NAME: as plain text
 	mandoc -Tutf8 "$1" | sed 's/.\x08//g'
 }
 
+# Every option that any verb might have: those of the program's tables, and those that help and manual talk of.
+candidates() {
+	{
+		grep -ohE '\{ "[a-z-]+", (no|required|optional)_argument' "$SOURCE"/src/cli/*.c | sed 's/{ "/--/; s/".*//'
+		grep -ohE '"[a-z-]+" : NULL, (no|required)_argument' "$SOURCE"/src/cli/*.c | sed 's/"/--/; s/".*//'
+		for verb in $(verbs); do options "$verb"; done
+		grep -ohE 'Fl -[a-z][a-z-]+' "$SOURCE"/man/*.[1-8] | sed 's/Fl -/--/'
+	} | sort -u
+}
+
+# taken VERB [WORD]: which of them it takes. Those that need a value do not get one, and those that need none change nothing.
+taken() {
+	local option
+	for option in $(candidates) --help; do
+		run "$softmig" "$@" "$option"
+		[[ "$output" == *"is not understood"* || "$output" == *"is not for"* ]] || echo "$option"
+	done | sort -u
+}
+
+@test "help, manual and completion name the options that a verb takes, all of them and no other" {
+	[ "$(candidates | wc -l)" -gt 20 ]
+	for verb in $(verbs); do
+		if [ "$verb" = slice ]; then
+			real=$({ taken slice create; taken slice resize; taken slice delete; taken slice fail; } | sort -u)
+		else
+			real=$(taken "$verb" | grep -vx -e --probe) # which doctor's own scratch process alone has
+		fi
+		diff <(echo "$real") <(options "$verb") || { echo "softmig $verb --help"; return 1; }
+		diff <(echo "$real") <(complete softmig "$verb" --) || { echo "completion of $verb"; return 1; }
+		file=$(readlink -f "$SOURCE/man/softmig-$verb".[18])
+		[ "${file##*/}" != softmig-install.8 ] || real=$(for v in install enable disable update uninstall; do taken $v; done | sort -u)
+		diff <(echo "$real") <(grep -ohE 'Fl -[a-z][a-z-]+' "$file" | sed 's/Fl -/--/' | sort -u) || { echo "$file"; return 1; }
+	done
+}
+
 @test "every verb has a manual page that names each of its options" {
 	for verb in $(verbs); do
 		file=$(echo "$SOURCE/man/softmig-$verb".[18])
@@ -73,6 +108,12 @@ complete() { # complete WORD...: what completion offers for the last word
 	[ -z "$(complete softmig run --memory '')" ]
 	[[ "$(complete softmig run --memory 4G -- base64)" == *base64* ]]
 	[ -z "$(complete softmig run --memory 4G ls --mem)" ] # ls's option, not ours
+	[ "$(complete softmig slice '')" = "create
+delete
+fail
+resize" ]
+	[ "$(complete softmig slice create --gi)" = --gid ]
+	[ -z "$(complete softmig slice create --gpu '')" ]
 	for verb in $(verbs); do
 		[[ "$(complete softmig "$verb" --)" == *--help* ]] || { echo "$verb"; return 1; }
 	done
