@@ -52,7 +52,10 @@ static void print_json(const struct softmig_summary *summary)
 		const struct softmig_summary_gpu *gpu = &summary->gpu[i];
 		softmig_json_open(&json, NULL, '{');
 		softmig_json_string(&json, "uuid", softmig_text_uuid(gpu->uuid).text);
-		softmig_json_number(&json, "memory_limit_bytes", gpu->limit_bytes);
+		if (gpu->limit_bytes)
+			softmig_json_number(&json, "memory_limit_bytes", gpu->limit_bytes);
+		else
+			softmig_json_null(&json, "memory_limit_bytes");
 		softmig_json_number(&json, "memory_peak_bytes", gpu->peak_bytes);
 		softmig_json_number(&json, "refusals", gpu->refusals);
 		softmig_json_number(&json, "sm_limit_pct", gpu->sm_pct);

@@ -132,8 +132,7 @@ static FILE *open_table(const struct softmig_slurm_conf *conf)
 {
 	char path[PATH_MAX + 32];
 	snprintf(path, sizeof path, "%s/softmig.conf", conf->directory);
-	FILE *file = fopen(path, "re");
-	return file ? file : fopen("/etc/slurm/softmig.conf", "re");
+	return fopen(access(path, F_OK) == 0 ? path : "/etc/slurm/softmig.conf", "re");
 }
 
 static bool is_known(const struct softmig_shards *shards, const char *type)

@@ -289,6 +289,32 @@ directory" ]
 	[ "$status" -eq 2 ]
 }
 
+# The JSON forms are what scripts are written against: these names, in these types, are there and no others, whatever the slice holds.
+@test "the JSON of status, list and report has these members, and a limit that does not exist is null" {
+	printf '%s\n' "job,limits_from,limits_path,ledger_path,uid,user,error,share_mode,oom_killer,gpus,processes" \
+		"uuid,memory_limit_bytes,memory_left_bytes,memory_used_bytes,memory_peak_bytes,refusals,sm_limit_pct,sm_used_pct,busy_seconds,throttled_seconds" \
+		"pid,name,gpus" "uuid,memory_used_bytes,memory_overhead_bytes,memory_peak_bytes,busy_seconds,throttled_seconds" >"$work/expected"
+	run jobs_on_a_node '
+		"$softmig" status --json --job 17 >/tmp/status; "$softmig" list --json >/tmp/list; "$softmig" report --json 17 >/tmp/report
+		printf "CUDA_DEVICE_SM_LIMIT=5\n" >/run/softmig/9.conf; "$softmig" status --json --job 9 >/tmp/unlimited; "$softmig" report --json 9 >/tmp/unlimited_report
+		python3 - <<END
+import json
+names = lambda o: ",".join(o)
+load = lambda n: json.load(open("/tmp/" + n))
+s = load("status")
+print(names(s), names(s["gpus"][0]), names(s["processes"][0]), names(s["processes"][0]["gpus"][0]), sep="\n")
+assert all(names(x) == names(s) for x in load("list")["slices"]), "list"
+r = load("report")
+print(names(r), names(r["gpus"][0]), sep="\n")
+print(load("unlimited")["gpus"][0]["memory_limit_bytes"], load("unlimited_report")["gpus"][0]["memory_limit_bytes"])
+END'
+	echo "$output"
+	[ "$(head -4 <<<"$output")" = "$(cat "$work/expected")" ]
+	[ "${lines[4]}" = "job,uid,user,running,began,ended,gpus,suggestion" ]
+	[ "${lines[5]}" = "uuid,memory_limit_bytes,memory_peak_bytes,refusals,sm_limit_pct,sm_mean_pct,busy_seconds,throttled_seconds" ]
+	[ "${lines[6]}" = "None None" ]
+}
+
 @test "report --plot draws a job's course, while it runs and after its end" {
 	command -v gnuplot >/dev/null || skip "no gnuplot here"
 	run jobs_on_a_node '
