@@ -51,15 +51,14 @@ void softmig_meter_unlock(void)
 static void set_up_turns(struct softmig_meter *meter)
 {
 	char uuid[SOFTMIG_UUID_TEXT];
-	// Outside Slurm a job is known by the moment at which its ledger was made.
-	uint64_t key = atomic_load_explicit(&softmig_ledger_now()->file->created_ns, memory_order_relaxed);
 	int error;
 	softmig_uuid_text(meter->gpu->uuid, "GPU-", uuid);
 	if (softmig_mode_from_file()) {
 		error = softmig_turn_open_root(&meter->directory, SOFTMIG_TURN_DIR, uuid, softmig_mode_job(), &meter->turn.own);
 		meter->turn.sum_is_whole = true;
 	} else {
-		error = softmig_turn_open_user(&meter->directory, "/tmp", uuid, key, softmig_meter_clock_ns(), &meter->turn.own);
+		// A job is known by the moment at which its ledger was made.
+		error = softmig_turn_open_user(&meter->directory, "/tmp", uuid, meter->gate.phase_ns, softmig_meter_clock_ns(), &meter->turn.own);
 	}
 	if (error)
 		softmig_log(SOFTMIG_LOG_DEBUG, "no turns on %s (errno %d): time-slicing among neighbours", uuid, error);
@@ -74,6 +73,7 @@ struct softmig_meter *softmig_meter_of(struct softmig_gpu *gpu)
 	struct softmig_ledger_slot *slot = softmig_ledger_self(ledger);
 	meter->share = (struct softmig_share *)(void *)ledger->file->gpu[gpu->ledger].share_words;
 	meter->gate.tag = slot != NULL ? (unsigned)(slot - ledger->file->slot) + 1 : (unsigned)softmig_sys_getpid() % 32768 + 32768;
+	meter->gate.phase_ns = atomic_load_explicit(&ledger->file->created_ns, memory_order_relaxed);
 	meter->gpu = gpu;
 	locked_in = softmig_sys_getpid();
 	set_up_turns(meter);
@@ -169,7 +169,7 @@ uint64_t softmig_meter_sweep(struct softmig_meter *meter, uint64_t now_ns)
 		busy_ns += softmig_gate_bill(&meter->gate, meter->share, softmig_meter_pct(meter, limits), limits->share_mode == SOFTMIG_SHARE_BORROW,
 		                             span[i].from_ns, span[i].to_ns, now_ns);
 	if (meter->scene.completions != completions)
-		softmig_share_progress(meter->share, now_ns);
+		softmig_share_expect(meter->share, drains_ns > now_ns ? drains_ns : now_ns);
 	if (busy_ns)
 		softmig_meter_add_use(meter, busy_ns, 0);
 	compare_crowd(meter, busy_ns, now_ns);

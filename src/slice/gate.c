@@ -2,6 +2,8 @@
 // The decision; see gate.h. docs/share.md gives the reasons for the figures.
 #include "slice/gate.h"
 
+#include "slice/beat.h"
+
 #define US INT64_C(1000)
 #define MS INT64_C(1000000)
 // How much estimated work may be on its way to the GPU, with a limit and without one.
@@ -12,25 +14,21 @@
 // One decision is good for so much work and time.
 #define CREDIT_NS (2 * MS)
 #define VALID_NS (2 * MS)
-// Out of tokens, a job waits for a stretch of work: one wake-up for many launches, and pauses of about 10 ms.
-#define STRETCH_NS (2 * MS)
-#define STRETCH_TURN_NS (4 * MS)
-#define STRETCH_PER_PCT_NS (MS / 10)
-#define STRETCH_TURN_PER_PCT_NS (MS / 5)
-// Streams, processes and GPUs of a job that work side by side begin and end a stretch one after another, and the GPU is not full then. [H200] 4 streams
-// lose 1 ms of work by it: a tenth at stretches of 8 ms. Theirs are so long that a stretch and its pause take 150 ms.
-#define PERIOD_SIDE_BY_SIDE_NS (150 * MS)
-// Neighbours come and go with every turn; what a job saved up while it waited for them it keeps so long.
+// Out of tokens, a job pauses until its next beat. In turns among neighbours it waits for a stretch of work instead: turns have their own rhythm.
+#define STRETCH_NS (4 * MS)
+#define STRETCH_PER_PCT_NS (MS / 5)
+// Neighbours matter so long.
 #define CONTESTED_NS ((uint64_t)(200 * MS))
-// See lacks_tokens: debt that does not stop a job in its turn.
+// See turn_credit: debt that does not stop a job in its turn.
 #define TURN_DEBT_NS (20 * MS)
 #define SIDE_BY_SIDE_NS ((uint64_t)(1000 * MS))
-// The job's other GPUs matter when they were used lately, and are ready this soon. One where nothing is done for so long may be waiting for
-// this one, which then goes on, up to so much debt.
+// The job's other GPUs matter when they were used lately.
 #define PEER_USED_NS ((uint64_t)(2000 * MS))
-#define LEVEL_NS ((uint64_t)(400 * MS))
-#define PEER_STALL_NS (2 * MS)
-#define PEER_DEBT_NS (20 * MS)
+// One GPU's debt for another's sake. [model] With 20 ms ranks with long kernels can drift apart.
+#define PEER_DEBT_NS (60 * MS)
+// Estimates of when work will be done are good to so much; and so long after it was, a process may not have seen it yet.
+#define PEER_LATE_NS ((uint64_t)(250 * US))
+#define PEER_UNSEEN_NS ((uint64_t)(300 * US))
 #define LINGER_NS ((int64_t)SOFTMIG_TURN_LINGER_NS)
 // Around the moment when a turn may become free its next holder polls, so long.
 #define POLL_NS ((uint64_t)(150 * US))
@@ -63,7 +61,7 @@ static unsigned effective_pct(const struct softmig_gate *gate, unsigned pct, boo
 	return pct;
 }
 
-// Kept in the ledger, so that all processes of the job ask for the same stretch and none is always first.
+// Kept in the ledger, so that all processes of the job keep the same beat.
 static bool is_side_by_side(const struct softmig_share *share, uint64_t now_ns)
 {
 	uint64_t seen_ns = atomic_load_explicit(&share->side_by_side_ns, memory_order_relaxed);
@@ -71,21 +69,28 @@ static bool is_side_by_side(const struct softmig_share *share, uint64_t now_ns)
 	return seen_ns < now_ns + SIDE_BY_SIDE_NS && now_ns < seen_ns + SIDE_BY_SIDE_NS;
 }
 
-static int64_t stretch(const struct softmig_gate *gate, const struct softmig_share *share, unsigned pct, uint64_t now_ns)
+static int64_t beat_length(const struct softmig_share *share, uint64_t now_ns)
 {
-	if (gate->contested) // turns cut it anyway
-		return least(STRETCH_TURN_NS, (int64_t)pct * STRETCH_TURN_PER_PCT_NS);
-	if (is_side_by_side(share, now_ns))
-		return most(PERIOD_SIDE_BY_SIDE_NS / 10000 * (int64_t)(pct * (100 - pct)), MS); // tokens come in during the stretch as well
-	return least(STRETCH_NS, (int64_t)pct * STRETCH_PER_PCT_NS);
+	return is_side_by_side(share, now_ns) ? SOFTMIG_BEAT_LONG_NS : SOFTMIG_BEAT_NS;
+}
+
+// Neighbours come and go with every turn: not only at this moment.
+static bool takes_turns(const struct softmig_gate *gate, uint64_t now_ns)
+{
+	return gate->contested_ns != 0 && now_ns < gate->contested_ns + CONTESTED_NS;
 }
 
 static int64_t allowance(const struct softmig_gate *gate, const struct softmig_share *share, unsigned pct, uint64_t now_ns)
 {
-	int64_t most_ns = gate->contested_ns != 0 && now_ns < gate->contested_ns + CONTESTED_NS ? SOFTMIG_SHARE_TURN_ALLOWANCE_NS : SOFTMIG_SHARE_ALLOWANCE_NS;
-	// Room for a stretch, and for what comes in while a sleeper wakes up, or waits for the job's other GPUs.
-	int64_t more_ns = is_side_by_side(share, now_ns) ? SOFTMIG_SHARE_TURN_ALLOWANCE_NS : SOFTMIG_SHARE_ALLOWANCE_NS / 2;
-	return most(most_ns, stretch(gate, share, pct, now_ns) + more_ns);
+	if (takes_turns(gate, now_ns))
+		return SOFTMIG_SHARE_TURN_ALLOWANCE_NS;
+	int64_t begin_ns = softmig_beat_begin(beat_length(share, now_ns), pct);
+	return begin_ns + (is_side_by_side(share, now_ns) ? SOFTMIG_SHARE_TURN_ALLOWANCE_NS : SOFTMIG_SHARE_ALLOWANCE_NS);
+}
+
+static int64_t stretch(unsigned pct)
+{
+	return least(STRETCH_NS, (int64_t)pct * STRETCH_PER_PCT_NS);
 }
 
 static struct softmig_gate_answer wait_until(enum softmig_gate_reason reason, uint64_t until_ns, bool soon)
@@ -124,8 +129,8 @@ static struct softmig_gate_answer go(struct softmig_gate *gate, struct softmig_s
 	atomic_store_explicit(&gate->valid_until_ns, valid_until_ns, memory_order_relaxed);
 	atomic_store_explicit(&gate->credit_ns, credit_ns - (int64_t)ask->estimate_ns, memory_order_relaxed);
 	gate->busy_last_ns = ask->now_ns;
+	gate->idle_since_ns = 0;
 	if (!ask->in_flight) {
-		softmig_share_progress(share, ask->now_ns);
 		// the pause before is over, and what other processes of the job did in it is seen
 		softmig_gate_bill(gate, share, ask->pct, ask->borrow, ask->now_ns, ask->now_ns, ask->now_ns);
 	}
@@ -133,6 +138,8 @@ static struct softmig_gate_answer go(struct softmig_gate *gate, struct softmig_s
 		atomic_store_explicit(&share->side_by_side_ns, ask->now_ns, memory_order_relaxed);
 	uint64_t ahead_ns = (uint64_t)most(credit_ns, (int64_t)ask->estimate_ns);
 	mark(gate, share, ask->outstanding_ns + ahead_ns, ask->now_ns);
+	softmig_share_expect(share, ask->now_ns + ask->outstanding_ns + ahead_ns);
+	atomic_store_explicit(&share->on_credit, gate->over, memory_order_relaxed);
 	return (struct softmig_gate_answer){.reason = SOFTMIG_GATE_GO};
 }
 
@@ -155,44 +162,73 @@ static void pass_on(struct softmig_gate *gate, struct softmig_share *share, stru
 void softmig_gate_peer(const struct softmig_gate *gate, struct softmig_gate_ask *ask, const struct softmig_share *peer)
 {
 	unsigned pct = (unsigned)(atomic_load_explicit(&peer->bucket, memory_order_relaxed) & 127);
-	if (pct < 1 || pct > 100 || ask->now_ns > softmig_share_used(peer) + PEER_USED_NS)
+	uint64_t now_ns = ask->now_ns, due_ns = softmig_share_due(peer);
+	if (pct < 1 || pct > 100 || now_ns > due_ns + PEER_USED_NS)
 		return;
+	int64_t left_ns = due_ns > now_ns ? least((int64_t)(due_ns - now_ns), PEER_DEBT_NS) : 0;
+	int64_t surplus_ns = softmig_share_tokens(peer, pct, now_ns, allowance(gate, peer, pct, now_ns)) - left_ns -
+	                     softmig_beat_floor(now_ns, gate->phase_ns, beat_length(peer, now_ns), pct);
 	ask->peers = true;
-	if (softmig_share_works(peer, ask->now_ns)) {
-		// Not waited for: it may wait for what is held back here.
-		ask->peer_waits |= softmig_share_stalls(peer, ask->now_ns, (uint64_t)PEER_STALL_NS);
-		return;
+	if (pct < 100 && surplus_ns > -PEER_DEBT_NS) { // one that has just run something very long has a rhythm of its own
+		ask->peers_counted++;
+		ask->peers_surplus_ns += surplus_ns;
 	}
-	uint64_t ready_ns = softmig_share_when(peer, pct, ask->now_ns, stretch(gate, peer, pct, ask->now_ns));
-	if (ready_ns > ask->level_ns && ready_ns > ask->now_ns && ready_ns < ask->now_ns + LEVEL_NS)
-		ask->level_ns = ready_ns;
+	if (!softmig_share_works(peer, now_ns))
+		return;
+	// It was given a command before all GPUs had to stop, and may need this one's part; or what it was given for another's sake is late.
+	bool on_credit = atomic_load_explicit(&peer->on_credit, memory_order_relaxed) != 0;
+	ask->peer_waits |= (!on_credit && now_ns + PEER_LATE_NS < due_ns) || now_ns > due_ns + PEER_LATE_NS;
+}
+
+// What the job has beyond the tokens that it must have to submit more.
+static int64_t surplus(const struct softmig_gate *gate, const struct softmig_share *share, struct softmig_turn *turn, unsigned pct,
+                       const struct softmig_gate_ask *ask)
+{
+	uint64_t now_ns = ask->now_ns;
+	int64_t tokens_ns = softmig_share_tokens(share, pct, now_ns, allowance(gate, share, pct, now_ns)) - (int64_t)ask->outstanding_ns;
+	if (takes_turns(gate, now_ns)) {
+		// Where the wanting jobs' shares fill the GPU, turns keep their parts, and a debt from an error in billing would leave it idle.
+		bool full = gate->contested && turn && softmig_turn_is_full(turn, pct, now_ns);
+		return tokens_ns + (full ? TURN_DEBT_NS : 0);
+	}
+	int64_t own_ns = tokens_ns - softmig_beat_floor(now_ns, gate->phase_ns, beat_length(share, now_ns), pct);
+	if (ask->peers_counted == 0)
+		return own_ns;
+	// All GPUs of the job stop and start together, by what they have on average: a kernel of one may run until another runs its own, that waiting
+	// is billed, and ranks of which each goes by its own tokens drift apart without end.
+	return least((own_ns + ask->peers_surplus_ns) / (ask->peers_counted + 1), own_ns + PEER_DEBT_NS);
+}
+
+// When a job that is out of tokens will go on.
+static uint64_t resumes(const struct softmig_gate *gate, const struct softmig_share *share, unsigned pct, int64_t surplus_ns, uint64_t now_ns)
+{
+	if (takes_turns(gate, now_ns))
+		return now_ns + (uint64_t)(most(stretch(pct) - surplus_ns, 0) * 100 / (int64_t)pct);
+	// Within a beat the floor rises as the tokens do; each beat brings its part.
+	int64_t beat_ns = beat_length(share, now_ns), part_ns = softmig_beat_part(beat_ns, pct);
+	return softmig_beat_next(now_ns, gate->phase_ns, beat_ns) + (uint64_t)(most(-surplus_ns - 1, 0) / part_ns * beat_ns);
 }
 
 static bool lacks_tokens(struct softmig_gate *gate, struct softmig_share *share, struct softmig_turn *turn, unsigned pct,
-                         const struct softmig_gate_ask *ask, int64_t tokens_ns, struct softmig_gate_answer *answer)
+                         const struct softmig_gate_ask *ask, int64_t surplus_ns, struct softmig_gate_answer *answer)
 {
 	uint64_t now_ns = ask->now_ns;
-	int64_t stretch_ns = stretch(gate, share, pct, now_ns), most_ns = allowance(gate, share, pct, now_ns);
-	// Where the wanting jobs' shares fill the GPU, turns keep their parts, and a debt from an error in billing would leave it idle.
-	int64_t credit_ns = gate->contested && turn && softmig_turn_is_full(turn, pct, now_ns) ? TURN_DEBT_NS : 0;
-	int64_t need_ns = (gate->over ? stretch_ns : 0) - credit_ns;
-	if (tokens_ns >= need_ns) {
-		// The job's other GPUs are about to be ready as well: go together, so that ranks of one collective do not wait for
-		// each other on the GPU. Nothing is lost by it while the bucket is not full.
-		if (gate->over && !ask->in_flight && ask->level_ns > now_ns &&
-		    softmig_share_tokens(share, pct, ask->level_ns, most_ns) < most_ns) {
-			*answer = wait_until(SOFTMIG_GATE_BUDGET, ask->level_ns, false);
-			return true;
-		}
+	bool turns = takes_turns(gate, now_ns), pauses = gate->over && !turns && now_ns < gate->resumes_ns;
+	if (surplus_ns >= (gate->over && turns ? stretch(pct) : 0) && !pauses) {
 		gate->over = false;
 		return false;
 	}
 	gate->over = true;
-	// A kernel of another GPU may spin until the one held back here runs, its waiting is billed, and whoever is billed most waits longest the
-	// next time: below 50 % ranks of one collective would drift apart without end. So what is missing is let through, on credit.
-	if (ask->peer_waits && !ask->in_flight && tokens_ns > -PEER_DEBT_NS)
+	if (ask->in_flight)
+		gate->idle_since_ns = 0;
+	else if (gate->idle_since_ns == 0)
+		gate->idle_since_ns = now_ns;
+	// What the kernel of another GPU waits for is let through, on credit.
+	bool unseen = ask->in_flight || now_ns < gate->idle_since_ns + PEER_UNSEEN_NS;
+	if (ask->peer_waits && !unseen && surplus_ns > -PEER_DEBT_NS)
 		return false;
-	uint64_t until_ns = softmig_share_when(share, pct, now_ns, stretch_ns - credit_ns + (int64_t)ask->outstanding_ns);
+	gate->resumes_ns = resumes(gate, share, pct, surplus_ns, now_ns);
+	uint64_t until_ns = gate->resumes_ns;
 	if (!ask->in_flight) {
 		pass_on(gate, share, turn, pct, 0, now_ns);
 		if (turn && gate->contested)
@@ -273,10 +309,10 @@ static struct softmig_gate_answer decide(struct softmig_gate *gate, struct softm
 		softmig_turn_hold(turn, turn_pct, drained_ns + (uint64_t)LINGER_NS, now_ns); // the work takes longer than announced
 
 	if (pct < 100) {
-		int64_t tokens_ns = softmig_share_tokens(share, pct, now_ns, allowance(gate, share, pct, now_ns)) - outstanding_ns;
-		if (lacks_tokens(gate, share, turn, turn_pct, ask, tokens_ns, &answer))
+		int64_t surplus_ns = surplus(gate, share, turn, pct, ask);
+		if (lacks_tokens(gate, share, turn, pct, ask, surplus_ns, &answer))
 			return answer;
-		credit_ns = least(credit_ns, tokens_ns > 0 ? tokens_ns : gate->over ? CREDIT_NS : CREDIT_NS / 4);
+		credit_ns = least(credit_ns, surplus_ns > 0 ? surplus_ns : gate->over ? CREDIT_NS : CREDIT_NS / 4);
 	} else {
 		gate->over = false;
 	}

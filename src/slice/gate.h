@@ -17,7 +17,10 @@ struct softmig_gate {
 	_Atomic int64_t credit_ns;
 	_Atomic uint64_t valid_until_ns;
 	unsigned tag;          // of this process, for the marks
-	bool over;             // out of tokens: waits until there are enough for a stretch of work
+	uint64_t phase_ns;     // of the job's beats (beat.h)
+	uint64_t resumes_ns;   // over: when it goes on, unless neighbours come or go
+	uint64_t idle_since_ns; // over: since when it has nothing on the GPU
+	bool over;             // out of tokens
 	bool waits;            // the last answer was not GO
 	bool contested;        // neighbours want the GPU
 	int sharers;           // neighbours that the GPU is time-sliced with at this moment
@@ -35,9 +38,10 @@ struct softmig_gate_ask {
 	bool streams;            // in several streams, not long ago
 	uint64_t outstanding_ns; // estimate of how long that still takes
 	uint64_t estimate_ns;    // of the command to be submitted
-	uint64_t level_ns;       // softmig_gate_peer: when the last of the job's other GPUs, now short of tokens, will have a stretch's; 0: none is
-	bool peers;              //   there are such, used not long ago
-	bool peer_waits;         //   one has work, of which nothing was done for a while: it may wait for a kernel that is held back here
+	bool peers;               // softmig_gate_peer: the job used other GPUs, not long ago
+	int peers_counted;        //   so many of them without much debt,
+	int64_t peers_surplus_ns; //   which together have so much more than the tokens that they must have
+	bool peer_waits;          //   one has work that may wait for a kernel which is held back here
 };
 
 enum softmig_gate_reason {

@@ -158,14 +158,14 @@ bool softmig_share_mark(struct softmig_share *share, unsigned tag, uint64_t unti
 	                                               memory_order_relaxed);
 }
 
-void softmig_share_progress(struct softmig_share *share, uint64_t now_ns)
+void softmig_share_expect(struct softmig_share *share, uint64_t due_ns)
 {
-	atomic_store_explicit(&share->progress_ns, now_ns, memory_order_relaxed);
+	atomic_store_explicit(&share->due_ns, due_ns, memory_order_relaxed);
 }
 
-uint64_t softmig_share_used(const struct softmig_share *share)
+uint64_t softmig_share_due(const struct softmig_share *share)
 {
-	return atomic_load_explicit(&share->progress_ns, memory_order_relaxed);
+	return atomic_load_explicit(&share->due_ns, memory_order_relaxed);
 }
 
 bool softmig_share_works(const struct softmig_share *share, uint64_t now_ns)
@@ -176,12 +176,6 @@ bool softmig_share_works(const struct softmig_share *share, uint64_t now_ns)
 			return true;
 	}
 	return false;
-}
-
-bool softmig_share_stalls(const struct softmig_share *share, uint64_t now_ns, uint64_t for_ns)
-{
-	uint64_t seen_ns = atomic_load_explicit(&share->progress_ns, memory_order_relaxed);
-	return softmig_share_works(share, now_ns) && seen_ns + for_ns < now_ns;
 }
 
 unsigned softmig_share_used_permille(const struct softmig_share *share, uint64_t now_ns)

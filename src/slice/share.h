@@ -34,8 +34,9 @@ struct softmig_share {
 	_Atomic uint64_t mark[SOFTMIG_SHARE_MARKS];     // tag << 48 | us: that process has work on the GPU until about then
 	_Atomic uint64_t second[SOFTMIG_SHARE_SECONDS]; // second << 32 | busy us in it, a ring
 	_Atomic uint64_t side_by_side_ns; // when two streams, processes or GPUs of the job were last seen at work at once
-	_Atomic uint64_t progress_ns;     // when work of the job was last seen to begin on a drained GPU, or to be done
-	_Atomic uint64_t reserved[2];
+	_Atomic uint64_t due_ns;          // when all that was submitted should be done, by what was known then
+	_Atomic uint64_t on_credit;       // 1: what was submitted last had to be let through for another GPU's sake
+	_Atomic uint64_t reserved[1];
 };
 _Static_assert(sizeof(struct softmig_share) == SOFTMIG_SHARE_WORDS * sizeof(uint64_t), "fits the ledger's words");
 _Static_assert(offsetof(struct softmig_share, mark) == 32 && offsetof(struct softmig_share, second) == 96, "layout 1");
@@ -65,14 +66,12 @@ bool softmig_share_mark(struct softmig_share *share, unsigned tag, uint64_t unti
 // Until when other processes of the job are marked busy; 0: none is.
 uint64_t softmig_share_others(const struct softmig_share *share, unsigned tag, uint64_t now_ns);
 
-// Work was seen to begin or to be done.
-void softmig_share_progress(struct softmig_share *share, uint64_t now_ns);
-// When the job last used that GPU, about.
-uint64_t softmig_share_used(const struct softmig_share *share);
+// Tells when the work on that GPU should be done: whenever something was submitted, or seen to be done.
+void softmig_share_expect(struct softmig_share *share, uint64_t due_ns);
+// Until when the job used that GPU, about.
+uint64_t softmig_share_due(const struct softmig_share *share);
 // Has the job work on that GPU, as far as its processes have said? A mark that lapsed unrevoked is that of one which waits for its work.
 bool softmig_share_works(const struct softmig_share *share, uint64_t now_ns);
-// And none of it was seen to be done for so long.
-bool softmig_share_stalls(const struct softmig_share *share, uint64_t now_ns, uint64_t for_ns);
 
 // For tools, also on a copy: GPU time used in the last full seconds, in thousandths of the GPU. The first call to make on
 // words that may come from before a reboot; every other function tolerates them as well.

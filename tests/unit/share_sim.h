@@ -21,6 +21,8 @@ static const uint64_t sim_slice_ns = 1800 * US, sim_switch_ns = 190 * US, sim_ha
 
 // How far estimates are off, in percent.
 static uint64_t sim_estimate_pct = 100;
+// What a program loses until it is ahead of a GPU that it finds empty.
+static uint64_t sim_start_ns;
 
 struct sim_kernel {
 	uint64_t left_ns, length_ns;
@@ -262,6 +264,8 @@ static void sim_submit(struct sim *sim, struct sim_process *process)
 {
 	struct sim_kernel *kernel = &process->queue[(process->head + process->count) % SIM_QUEUE];
 	*kernel = (struct sim_kernel){.left_ns = process->next_length_ns, .length_ns = process->next_length_ns};
+	if (process->count == 0)
+		kernel->left_ns += sim_start_ns;
 	process->count++;
 	if (process->burst && process->in_burst == 0)
 		process->burst_began_ns = process->asked_ns;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One job on two GPUs, in simulated time: a rank on each, whose kernels are collectives that run until the other GPU runs its own (as
+// One job on several GPUs, in simulated time: a rank on each, whose kernels are collectives that run until the other GPUs run theirs (as
 // NCCL's do), or work of their own. The code under test is share.c and gate.c.
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,7 +11,7 @@
 #define MS UINT64_C(1000000)
 #define SEC UINT64_C(1000000000)
 #define STEP_NS (5 * US)
-enum { TOGETHER = 8 }; // kernels between two synchronisations
+enum { TOGETHER = 8, RANKS = 4 }; // TOGETHER: kernels between two synchronisations
 
 struct rank {
 	struct softmig_share share;
@@ -26,18 +26,29 @@ struct rank {
 };
 
 struct job {
-	struct rank rank[2];
+	struct rank rank[RANKS];
+	int ranks;
 	bool collective, bare, streams;
 	unsigned pct;
-	uint64_t length_ns, late_ns; // of a kernel; how much later the second rank is with everything
+	uint64_t length_ns, late_ns; // of a kernel; how much later the last rank is with everything
+	uint64_t last_length_ns;     // of the last rank's kernels, if not the same
 	uint64_t now_ns;
 	unsigned seed;
 };
 
+static uint64_t length(const struct job *job, const struct rank *rank)
+{
+	return job->last_length_ns != 0 && rank == &job->rank[job->ranks - 1] ? job->last_length_ns : job->length_ns;
+}
+
 static bool can_end(const struct job *job, const struct rank *rank)
 {
-	const struct rank *other = &job->rank[rank == &job->rank[0]];
-	return !job->collective || (other->launched > rank->done && other->done >= rank->done && (other->done > rank->done || other->begin_ns != 0));
+	for (int r = 0; r < job->ranks && job->collective; r++) {
+		const struct rank *other = &job->rank[r];
+		if (other->launched <= rank->done || other->done < rank->done || (other->done == rank->done && other->begin_ns == 0))
+			return false;
+	}
+	return true;
 }
 
 static void run_gpu(struct job *job, struct rank *rank)
@@ -47,7 +58,7 @@ static void run_gpu(struct job *job, struct rank *rank)
 		rank->end_ns = 0;
 	}
 	if (rank->begin_ns != 0 && rank->end_ns == 0 && can_end(job, rank))
-		rank->end_ns = job->now_ns + job->length_ns;
+		rank->end_ns = job->now_ns + length(job, rank);
 	if (rank->end_ns != 0 && job->now_ns >= rank->end_ns) {
 		rank->began_ns[rank->done % (TOGETHER * 2)] = rank->begin_ns;
 		rank->done_ns[rank->done % (TOGETHER * 2)] = job->now_ns;
@@ -60,7 +71,7 @@ static void run_gpu(struct job *job, struct rank *rank)
 static void sweep(struct job *job, struct rank *rank)
 {
 	if (rank->seen < rank->done)
-		softmig_share_progress(&rank->share, job->now_ns);
+		softmig_share_expect(&rank->share, job->now_ns + (rank->launched - rank->done) * length(job, rank));
 	for (; rank->seen < rank->done; rank->seen++)
 		softmig_gate_bill(&rank->gate, &rank->share, job->pct, false, rank->began_ns[rank->seen % (TOGETHER * 2)],
 		                  rank->done_ns[rank->seen % (TOGETHER * 2)], job->now_ns);
@@ -70,7 +81,7 @@ static void sweep(struct job *job, struct rank *rank)
 
 static void run_program(struct job *job, struct rank *rank)
 {
-	uint64_t late_ns = rank == &job->rank[1] ? job->late_ns : 0;
+	uint64_t late_ns = rank == &job->rank[job->ranks - 1] ? job->late_ns : 0;
 	if (rank->syncing) {
 		if (rank->done < rank->launched)
 			return;
@@ -84,13 +95,15 @@ static void run_program(struct job *job, struct rank *rank)
 	}
 	if (job->now_ns < rank->wake_ns)
 		return;
-	int64_t estimate_ns = (int64_t)job->length_ns;
+	int64_t estimate_ns = (int64_t)length(job, rank);
 	if (!job->bare && !(rank->gate.credit_ns >= estimate_ns && job->now_ns < rank->gate.valid_until_ns)) {
 		sweep(job, rank);
-		uint64_t left_ns = (rank->launched - rank->done) * job->length_ns, ran_ns = rank->begin_ns != 0 ? job->now_ns - rank->begin_ns : 0;
+		uint64_t left_ns = (rank->launched - rank->done) * length(job, rank), ran_ns = rank->begin_ns != 0 ? job->now_ns - rank->begin_ns : 0;
 		struct softmig_gate_ask ask = {.now_ns = job->now_ns, .pct = job->pct, .in_flight = rank->launched > rank->done, .streams = job->streams,
 		                               .outstanding_ns = left_ns - (ran_ns < left_ns ? ran_ns : left_ns), .estimate_ns = (uint64_t)estimate_ns};
-		softmig_gate_peer(&rank->gate, &ask, &job->rank[rank == &job->rank[0]].share);
+		for (int r = 0; r < job->ranks; r++)
+			if (rank != &job->rank[r])
+				softmig_gate_peer(&rank->gate, &ask, &job->rank[r].share);
 		struct softmig_gate_answer answer = softmig_gate_decide(&rank->gate, &rank->share, NULL, &ask);
 		if (answer.reason != SOFTMIG_GATE_GO) {
 			job->seed = job->seed * 1103515245u + 12345u;
@@ -106,63 +119,92 @@ static void run_program(struct job *job, struct rank *rank)
 }
 
 // Kernels that each rank does in ten seconds, after one that is not counted.
-static void measure(struct job *job, double done[2])
+static void measure(struct job *job, double done[RANKS])
 {
-	uint64_t before[2] = {0};
-	for (int r = 0; r < 2; r++)
+	uint64_t before[RANKS] = {0};
+	for (int r = 0; r < job->ranks; r++)
 		job->rank[r] = (struct rank){.gate.tag = (unsigned)r + 1};
 	job->now_ns = 5000 * SEC;
 	job->seed = 7;
 	for (uint64_t end_ns = job->now_ns + 11 * SEC; job->now_ns < end_ns; job->now_ns += STEP_NS) {
-		for (int r = 0; r < 2; r++)
+		for (int r = 0; r < job->ranks; r++)
 			run_gpu(job, &job->rank[r]);
-		for (int r = 0; r < 2; r++)
+		for (int r = 0; r < job->ranks; r++)
 			run_program(job, &job->rank[r]);
 		if (job->now_ns == end_ns - 10 * SEC)
-			for (int r = 0; r < 2; r++)
+			for (int r = 0; r < job->ranks; r++)
 				before[r] = job->rank[r].done;
 	}
-	for (int r = 0; r < 2; r++)
+	for (int r = 0; r < job->ranks; r++)
 		done[r] = (double)(job->rank[r].done - before[r]);
 }
 
 static void assert_share(struct job job, double tolerance)
 {
-	double native[2], sliced[2];
+	double native[RANKS], sliced[RANKS];
 	job.bare = true;
 	measure(&job, native);
 	job.bare = false;
 	measure(&job, sliced);
-	for (int r = 0; r < 2; r++) {
+	for (int r = 0; r < job.ranks; r++) {
 		// of what it does alone; without collectives, of the GPU's time
-		double pct = job.collective ? 100 * sliced[r] / native[r] : 100 * sliced[r] * (double)job.length_ns / (10.0 * (double)SEC);
+		double pct = job.collective ? 100 * sliced[r] / native[r] : 100 * sliced[r] * (double)length(&job, &job.rank[r]) / (10.0 * (double)SEC);
 		if (pct < job.pct - tolerance || pct > job.pct + tolerance)
-			fail_msg("rank %d: %.2f %% of %u, kernels of %u us, %s", r, pct, job.pct, (unsigned)(job.length_ns / US), job.streams ? "streams" : "one stream");
+			fail_msg("rank %d of %d: %.2f %% of %u, kernels of %u us, %s", r, job.ranks, pct, job.pct, (unsigned)(job.length_ns / US),
+			         job.streams ? "streams" : "one stream");
 	}
 }
+
+static const uint64_t lengths[] = {300 * US, MS, 2 * MS, 5 * MS, 20 * MS};
 
 static void ranks_of_one_collective_get_the_share(void **state)
 {
 	(void)state;
 	static const unsigned shares[] = {10, 30, 50, 75};
-	for (size_t i = 0; i < 4; i++)
-		for (int streams = 0; streams < 2; streams++)
-			assert_share((struct job){.collective = true, .pct = shares[i], .length_ns = MS, .streams = streams}, 2);
+	for (int ranks = 2; ranks <= RANKS; ranks += 2)
+		for (size_t l = 0; l < 5; l++)
+			for (size_t i = 0; i < 4; i++)
+				for (int streams = 0; streams < 2; streams++)
+					assert_share((struct job){.ranks = ranks, .collective = true, .pct = shares[i], .length_ns = lengths[l], .streams = streams}, 1.5);
 }
 
 static void also_when_one_is_always_late(void **state)
 {
 	(void)state;
-	for (int streams = 0; streams < 2; streams++)
-		assert_share((struct job){.collective = true, .pct = 30, .length_ns = MS, .streams = streams, .late_ns = 300 * US}, 2.5);
+	for (int ranks = 2; ranks <= RANKS; ranks += 2)
+		for (size_t l = 0; l < 5; l++)
+			for (int streams = 0; streams < 2; streams++)
+				assert_share((struct job){.ranks = ranks, .collective = true, .pct = 30, .length_ns = lengths[l], .streams = streams, .late_ns = 300 * US}, 1.5);
 }
 
 static void gpus_of_one_job_that_have_nothing_to_do_with_each_other_keep_their_share(void **state)
 {
 	(void)state;
-	static const uint64_t lengths[] = {MS, 5 * MS, 20 * MS}; // long against the steps of time here
-	for (size_t i = 0; i < 3; i++)
-		assert_share((struct job){.pct = 30, .length_ns = lengths[i]}, lengths[i] > 5 * MS ? 1 : 0.5);
+	for (size_t l = 1; l < 5; l++) // long against the steps of time here
+		assert_share((struct job){.ranks = 2, .pct = 30, .length_ns = lengths[l]}, lengths[l] > 5 * MS ? 1 : 0.5);
+}
+
+static void a_gpu_that_needs_less_is_not_slowed_by_one_that_wants_more(void **state)
+{
+	(void)state;
+	struct job job = {.ranks = 2, .pct = 30, .length_ns = MS, .late_ns = 40 * MS}; // the last: 8 ms of work in 48
+	double native[RANKS], sliced[RANKS];
+	job.bare = true;
+	measure(&job, native);
+	job.bare = false;
+	measure(&job, sliced);
+	assert_in_range(sliced[1] * 1000 / native[1], 990, 1000);
+	assert_in_range(sliced[0], 2950, 3050); // kernels of 1 ms in 10 s
+}
+
+static void kernels_of_half_a_second_on_one_gpu_do_not_hold_up_another(void **state)
+{
+	(void)state;
+	struct job job = {.ranks = 2, .pct = 30, .length_ns = MS, .last_length_ns = 500 * MS};
+	double sliced[RANKS];
+	measure(&job, sliced);
+	assert_in_range(sliced[0], 2950, 3050);
+	assert_in_range(sliced[1], 5, 7);
 }
 
 int main(void)
@@ -171,6 +213,8 @@ int main(void)
 		cmocka_unit_test(ranks_of_one_collective_get_the_share),
 		cmocka_unit_test(also_when_one_is_always_late),
 		cmocka_unit_test(gpus_of_one_job_that_have_nothing_to_do_with_each_other_keep_their_share),
+		cmocka_unit_test(a_gpu_that_needs_less_is_not_slowed_by_one_that_wants_more),
+		cmocka_unit_test(kernels_of_half_a_second_on_one_gpu_do_not_hold_up_another),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
