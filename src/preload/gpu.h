@@ -130,7 +130,7 @@ static inline uint64_t softmig_lowerings(void)
 // NVML's bytes for this process on the GPU. False: NVML cannot tell.
 bool softmig_gpu_nvml_bytes(struct softmig_gpu *gpu, uint64_t *bytes);
 
-// cuda_graph_memory.c: gives memory that no running graph uses back to the driver (between enter and leave);
+// graph_pool.c: gives memory that no running graph uses back to the driver (between enter and leave);
 void softmig_graph_memory_trim(struct softmig_gpu *gpu);
 // nothing is left of it (between enter and leave).
 void softmig_graph_memory_forget(struct softmig_gpu *gpu);
