@@ -78,7 +78,7 @@ static int begin(const struct softmig_verb *verb, int argc, char **argv, bool wi
 		{ with_source ? "library" : NULL, required_argument, NULL, 'l' },
 		{ 0 },
 	};
-	const char *root = "", *directory = SOFTMIG_LIBRARY_DIR, *source = "";
+	const char *root = NULL, *directory = SOFTMIG_LIBRARY_DIR, *source = NULL;
 	for (int option; (option = softmig_cli_option(verb, argc, argv, options)) != -1;) {
 		switch (option) {
 		case 'r':
@@ -98,12 +98,17 @@ static int begin(const struct softmig_verb *verb, int argc, char **argv, bool wi
 	}
 	if (argv[optind])
 		return softmig_cli_usage(verb, "'%s' is one word too many", argv[optind]);
-	if (*root && *root != '/')
+	if (root && *root != '/') // an unset variable of a script must not mean this system
 		return softmig_cli_usage(verb, "--root needs an absolute path, not '%s'", root);
+	if (source && !*source)
+		return softmig_cli_usage(verb, "--library needs a file, not ''");
 	if (!softmig_node_good_directory(verb, directory))
 		return SOFTMIG_EXIT_USAGE;
-	softmig_node_at(node, root, directory);
-	join(node->source, source, "");
+	softmig_node_at(node, root ? root : "", directory);
+	join(node->source, source ? source : "", "");
+	struct stat status;
+	if (*node->root && (stat(node->root, &status) != 0 || !S_ISDIR(status.st_mode)))
+		return softmig_cli_fail(verb, "there is no directory %s", node->root);
 	if (!*node->root && geteuid() != 0)
 		return softmig_cli_fail(verb, "only root can do this; use sudo");
 	return take_lock(verb, node);

@@ -94,9 +94,10 @@ mode == "table" && rows && /^\+-+\+$/ {
 { print; fflush() }
 END { if (section != "") end_section() }'
 
+# bash before 4.4 takes an empty array for an unset variable
 if [ -n "$output" ]; then
-	"$real" "${arguments[@]}" | awk -v job="$job" -v mode="$mode" "$filter" >"$output"
+	"$real" ${arguments[@]+"${arguments[@]}"} | awk -v job="$job" -v mode="$mode" "$filter" >"$output"
 else
-	"$real" "${arguments[@]}" | awk -v job="$job" -v mode="$mode" "$filter"
+	"$real" ${arguments[@]+"${arguments[@]}"} | awk -v job="$job" -v mode="$mode" "$filter"
 fi
 exit "${PIPESTATUS[0]}"

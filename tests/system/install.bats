@@ -300,6 +300,23 @@ snapshot() { # everything below the root: names, modes, owners, contents
 	[ -s "$root/var/log/softmig/17.log" ] && [ -s "$root/var/run/softmig/17.conf" ]
 }
 
+@test "a root that is not given, not absolute or not there is refused by every verb, and nothing is made" {
+	for verb in install enable disable update uninstall; do
+		for wrong in "" relative; do
+			run "$softmig" $verb --root "$wrong"
+			[ "$status" -eq 2 ]
+			[ "$output" = "softmig $verb: --root needs an absolute path, not '$wrong'" ]
+		done
+		run "$softmig" $verb --root "$work/imgae"
+		[ "$status" -eq 1 ]
+		[ "$output" = "softmig $verb: there is no directory $work/imgae" ]
+		[ ! -e "$work/imgae" ]
+	done
+	run in_root install --library ""
+	[ "$status" -eq 2 ]
+	[ "$output" = "softmig install: --library needs a file, not ''" ]
+}
+
 @test "without root these verbs refuse on the system itself" {
 	for verb in install enable disable update uninstall; do
 		run setpriv --reuid 65534 --regid 65534 --clear-groups "$softmig" $verb
