@@ -243,6 +243,12 @@ int softmig_file_link(const char *target, const char *path)
 	return symlink(target, path) == 0 ? sync_directory(path) : errno;
 }
 
+bool softmig_file_is_same(const char *a, const char *b)
+{
+	struct stat first, second;
+	return stat(a, &first) == 0 && stat(b, &second) == 0 && first.st_dev == second.st_dev && first.st_ino == second.st_ino;
+}
+
 bool softmig_file_equal(const char *a, const char *b)
 {
 	FILE *first = fopen(a, "re");

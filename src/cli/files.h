@@ -37,6 +37,8 @@ int softmig_file_commit(const char *staged, const char *path);
 // Makes a symbolic link where nothing is. 0 or errno (EEXIST).
 int softmig_file_link(const char *target, const char *path);
 
+// Do both names lead to one file?
+bool softmig_file_is_same(const char *a, const char *b);
 // Do both exist with the same bytes?
 bool softmig_file_equal(const char *a, const char *b);
 

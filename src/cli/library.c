@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "cli/files.h"
 #include "slice/limits.h"
 #include "slice/owner.h"
 
@@ -63,12 +64,6 @@ void softmig_library_drop_limits(void)
 	}
 }
 
-static bool same_file(const char *a, const char *b)
-{
-	struct stat first, second;
-	return stat(a, &first) == 0 && stat(b, &second) == 0 && first.st_dev == second.st_dev && first.st_ino == second.st_ino;
-}
-
 char *softmig_library_preload(const char *library, const char *present)
 {
 	if (!present)
@@ -83,7 +78,7 @@ char *softmig_library_preload(const char *library, const char *present)
 	strcpy(list, library);
 	char *rest = words;
 	for (char *word; (word = strsep(&rest, ": "));) // the two separators that ld.so(8) knows
-		if (*word && !same_file(word, library)) {
+		if (*word && !softmig_file_is_same(word, library)) {
 			strcat(list, ":");
 			strcat(list, word);
 		}

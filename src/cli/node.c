@@ -168,12 +168,6 @@ int softmig_node_name_again(const struct softmig_verb *verb, const struct softmi
 	return error ? softmig_cli_fail(verb, "%s cannot be made: %s", node->second_name, strerror(error)) : SOFTMIG_EXIT_OK;
 }
 
-static bool same_file(const char *a, const char *b)
-{
-	struct stat first, second;
-	return stat(a, &first) == 0 && stat(b, &second) == 0 && first.st_dev == second.st_dev && first.st_ino == second.st_ino;
-}
-
 // The loader puts the name of the architecture's directory in the place of $LIB: ld.so(8). Which that is, is the loader's secret.
 static bool is_ours_by_lib(const struct softmig_node *node, const char *entry)
 {
@@ -182,7 +176,7 @@ static bool is_ours_by_lib(const struct softmig_node *node, const char *entry)
 	for (size_t i = 0; token && i < sizeof values / sizeof values[0]; i++) {
 		char path[2 * PATH_MAX];
 		snprintf(path, sizeof path, "%s%.*s%s%s", node->root, (int)(token - entry), entry, values[i], token + strlen("$LIB"));
-		if (same_file(path, node->installed))
+		if (softmig_file_is_same(path, node->installed))
 			return true;
 	}
 	return false;
@@ -192,7 +186,7 @@ bool softmig_node_is_ours(const struct softmig_node *node, const char *entry)
 {
 	char path[PATH_MAX];
 	softmig_root_path(node->root, entry, path);
-	return strcmp(entry, node->entry) == 0 || same_file(path, node->installed) || is_ours_by_lib(node, entry);
+	return strcmp(entry, node->entry) == 0 || softmig_file_is_same(path, node->installed) || is_ours_by_lib(node, entry);
 }
 
 int softmig_node_read_preload(const struct softmig_verb *verb, const struct softmig_node *node, struct softmig_file *file)

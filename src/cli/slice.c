@@ -16,6 +16,7 @@
 #include "cli/slice_parts.h"
 #include "cli/slice_sum.h"
 #include "cli/summary.h"
+#include "cli/units.h"
 #include "slice/log.h"
 
 enum { MIB = 1 << 20 };
@@ -79,28 +80,27 @@ static const struct softmig_node_gpu *find_gpu(const struct node *node, const st
 	return NULL;
 }
 
-static void name_of(const struct softmig_slice_request *request, char text[SOFTMIG_UUID_TEXT]) {
+static struct softmig_text name_of(const struct softmig_slice_request *request) {
+	struct softmig_text text;
 	if (request->by_uuid)
-		softmig_uuid_text(request->uuid, text);
-	else
-		snprintf(text, SOFTMIG_UUID_TEXT, "/dev/nvidia%d", request->minor);
+		return softmig_text_uuid(request->uuid);
+	snprintf(text.text, sizeof(text.text), "/dev/nvidia%d", request->minor);
+	return text;
 }
 
 // Turns the requests into entries of limits, in the order given. 0 or the exit status + 1.
 static int measure(const struct softmig_slice_arguments *arguments, const struct node *node, struct softmig_limits *entries) {
-	char name[SOFTMIG_UUID_TEXT];
 	softmig_limits_init(entries);
 	for (int i = 0; i < arguments->requests; i++) {
 		const struct softmig_slice_request *request = &arguments->request[i];
 		const struct softmig_node_gpu *gpu = find_gpu(node, request);
-		name_of(request, name);
 		if (gpu == NULL)
-			return 1 + fail(arguments, "this node has no GPU %s", name);
+			return 1 + fail(arguments, "this node has no GPU %s", name_of(request).text);
 		if (request->shards > request->total)
-			return 1 + fail(arguments, "%u shards of GPU %s, which has %u", request->shards, name, request->total);
+			return 1 + fail(arguments, "%u shards of GPU %s, which has %u", request->shards, name_of(request).text, request->total);
 		for (int j = 0; j < i; j++)
 			if (memcmp(entries->uuid[j], gpu->uuid, 16) == 0)
-				return 1 + fail(arguments, "GPU %s is named twice", name);
+				return 1 + fail(arguments, "GPU %s is named twice", name_of(request).text);
 		entries->has_uuid[i] = true;
 		memcpy(entries->uuid[i], gpu->uuid, 16);
 		// Whole MiB, rounded down, so that the shards of a GPU never add up to more than it has.
@@ -202,24 +202,19 @@ static bool has_memory(const struct node *node, const uint8_t uuid[16], uint64_t
 // Changes what limits say as the arguments ask; entries: their requests, measured. 0 or the exit status + 1.
 static int change(const struct softmig_slice_arguments *arguments, const struct node *node, const struct softmig_limits *entries,
                   struct softmig_limits *limits) {
-	char name[SOFTMIG_UUID_TEXT];
 	int gpus = softmig_slice_entries(limits);
 	if (gpus == 0)
 		return 1 + fail(arguments, "its limit file was not written by softmig slice: change the file itself");
 	for (int i = 0; i < arguments->requests; i++) {
 		int entry = softmig_slice_entry(limits, entries->uuid[i]);
-		if (entry < 0) {
-			softmig_uuid_text(entries->uuid[i], name);
-			return 1 + fail(arguments, "it has no slice of GPU %s", name);
-		}
+		if (entry < 0)
+			return 1 + fail(arguments, "it has no slice of GPU %s", softmig_text_uuid(entries->uuid[i]).text);
 		limits->memory_bytes[entry] = entries->memory_bytes[i];
 		limits->sm_pct[entry] = entries->sm_pct[i];
 	}
 	for (int i = 0; i < gpus; i++) {
-		if (!has_memory(node, limits->uuid[i], arguments->memory_bytes)) {
-			softmig_uuid_text(limits->uuid[i], name);
-			return 1 + fail(arguments, "GPU %s does not have that much memory", name);
-		}
+		if (!has_memory(node, limits->uuid[i], arguments->memory_bytes))
+			return 1 + fail(arguments, "GPU %s does not have that much memory", softmig_text_uuid(limits->uuid[i]).text);
 		if (arguments->memory_bytes > 0)
 			limits->memory_bytes[i] = arguments->memory_bytes;
 		if (arguments->sm_pct > 0)

@@ -93,9 +93,3 @@ int softmig_node_gpus(struct softmig_node_gpu *gpus, char *why, size_t why_size)
 	dlclose(library);
 	return found;
 }
-
-void softmig_uuid_text(const uint8_t uuid[16], char text[SOFTMIG_UUID_TEXT]) {
-	char *at = text + sprintf(text, "GPU-");
-	for (int i = 0; i < 16; i++)
-		at += sprintf(at, "%s%02x", i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "", uuid[i]);
-}

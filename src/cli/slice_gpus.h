@@ -16,8 +16,4 @@ enum { SOFTMIG_NODE_GPUS = 64 };
 
 // Fills gpus (at most SOFTMIG_NODE_GPUS) and returns how many. -1: failed, and why (one sentence without a full stop) says it.
 int softmig_node_gpus(struct softmig_node_gpu *gpus, char *why, size_t why_size);
-
-// "GPU-8-4-4-4-12" and its terminator.
-enum { SOFTMIG_UUID_TEXT = 41 };
-void softmig_uuid_text(const uint8_t uuid[16], char text[SOFTMIG_UUID_TEXT]);
 #endif

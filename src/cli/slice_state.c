@@ -12,8 +12,8 @@
 #include <unistd.h>
 
 #include "cli/lock.h"
-#include "cli/slice_gpus.h"
 #include "cli/slice_sum.h"
+#include "cli/units.h"
 #include "slice/ledger.h"
 #include "slice/turn_files.h"
 
@@ -69,16 +69,15 @@ enum softmig_limits_status softmig_state_load(uint64_t job, struct softmig_limit
 }
 
 static size_t format_limits(char *text, size_t size, uint64_t job, const struct softmig_limits *limits) {
-	char uuid[SOFTMIG_UUID_TEXT];
 	size_t length = (size_t)snprintf(text, size, "# Job %" PRIu64 ", written by softmig slice\n", job);
 	for (int i = 0; i < softmig_slice_entries(limits); i++) {
 		bool whole = limits->memory_bytes[i] % (1 << 20) == 0; // MiB are easier to read
-		softmig_uuid_text(limits->uuid[i], uuid);
 		uint64_t number = whole ? limits->memory_bytes[i] >> 20 : limits->memory_bytes[i];
 		length += (size_t)snprintf(text + length, size - length, "CUDA_DEVICE_MEMORY_LIMIT_%d=%" PRIu64 "%s\n", i, number,
 		                           whole ? "M" : "");
 		length += (size_t)snprintf(text + length, size - length, "CUDA_DEVICE_SM_LIMIT_%d=%u\n", i, limits->sm_pct[i]);
-		length += (size_t)snprintf(text + length, size - length, "SOFTMIG_GPU_UUID_%d=%s\n", i, uuid);
+		length += (size_t)snprintf(text + length, size - length, "SOFTMIG_GPU_UUID_%d=%s\n", i,
+		                           softmig_text_uuid(limits->uuid[i]).text);
 	}
 	if (limits->oom_killer)
 		length += (size_t)snprintf(text + length, size - length, "ACTIVE_OOM_KILLER=1\n");
@@ -131,7 +130,7 @@ int softmig_state_write(const struct softmig_state *state, uint64_t job, const s
 }
 
 int softmig_state_create_shared(uint64_t job, uid_t uid, gid_t gid, const struct softmig_limits *limits, char *why, size_t why_size) {
-	char path[sizeof(SOFTMIG_TURN_DIR) + SOFTMIG_UUID_TEXT + NAME_BYTES], uuid[SOFTMIG_UUID_TEXT];
+	char path[sizeof(SOFTMIG_TURN_DIR) + sizeof(struct softmig_text) + NAME_BYTES];
 	snprintf(path, sizeof(path), SOFTMIG_STATE_DIR "/%" PRIu64 ".ledger", job);
 	int error = softmig_ledger_create(path, uid, gid);
 	if (error != 0 && error != EEXIST) {
@@ -140,11 +139,11 @@ int softmig_state_create_shared(uint64_t job, uid_t uid, gid_t gid, const struct
 	}
 	for (int i = 0; i < softmig_slice_entries(limits); i++) {
 		struct stat status;
-		softmig_uuid_text(limits->uuid[i], uuid);
-		snprintf(path, sizeof(path), SOFTMIG_TURN_DIR "/%s/%" PRIu64, uuid, job);
+		struct softmig_text uuid = softmig_text_uuid(limits->uuid[i]);
+		snprintf(path, sizeof(path), SOFTMIG_TURN_DIR "/%s/%" PRIu64, uuid.text, job);
 		if (lstat(path, &status) == 0 && S_ISREG(status.st_mode) && status.st_uid == uid)
 			continue; // running processes have it mapped
-		error = softmig_turn_create(SOFTMIG_TURN_DIR, uuid, job, uid, gid);
+		error = softmig_turn_create(SOFTMIG_TURN_DIR, uuid.text, job, uid, gid);
 		if (error != 0) {
 			complain(why, why_size, "the page of turns cannot be created", error);
 			return -1;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // softmig status: one screen about one slice.
 #include "cli/cli.h"
+#include "cli/library.h"
 #include "cli/view_print.h"
 #include "slice/format.h"
 #include "slice/job.h"
@@ -74,6 +75,8 @@ static int run(int argc, char **argv)
 		softmig_view_json(&(struct softmig_json){ .out = stdout }, NULL, status, &view);
 	else if (status == SOFTMIG_VIEW_OK)
 		softmig_view_print(stdout, &view);
+	if (status == SOFTMIG_VIEW_OK && softmig_library_is_disabled(SOFTMIG_DISABLED_PATH))
+		softmig_cli_warn(self, SOFTMIG_DISABLED_PATH " exists, so programs that start now are not limited");
 	int result = SOFTMIG_EXIT_OK;
 	if (status == SOFTMIG_VIEW_NONE)
 		result = say_none(&request);

@@ -10,19 +10,13 @@
 
 static const struct softmig_verb *const self = &softmig_verb_uninstall;
 
-static bool same_file(const char *a, const char *b)
-{
-	struct stat first, second;
-	return stat(a, &first) == 0 && stat(b, &second) == 0 && first.st_dev == second.st_dev && first.st_ino == second.st_ino;
-}
-
 // A libvgpu.so of somebody else's in the same directory is none of our business.
 static bool second_name_is_ours(const struct softmig_node *node)
 {
 	char target[sizeof SOFTMIG_LIBRARY_NAME] = "";
 	ssize_t length = readlink(node->second_name, target, sizeof target);
 	bool names_ours = length == sizeof target - 1 && memcmp(target, SOFTMIG_LIBRARY_NAME, sizeof target - 1) == 0;
-	return names_ours || same_file(node->second_name, node->installed);
+	return names_ours || softmig_file_is_same(node->second_name, node->installed);
 }
 
 static int remove_files(const struct softmig_node *node)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Figures for people. Owns: how sizes, times, shares, GPUs and users are written. Must never: be used for what a script reads.
+// Figures as text. Owns: how sizes, times, shares, GPUs and users are written. Must never: be used for what a script reads, UUIDs apart.
 #ifndef SOFTMIG_CLI_UNITS_H
 #define SOFTMIG_CLI_UNITS_H
 #include <stdint.h>

@@ -235,6 +235,15 @@ status 1"* ]]
 	[ -z "$(grep -vE '^(# (HELP|TYPE) softmig_[a-z_]+ .+|softmig_[a-z_]+(\{job="[0-9]+",user="[a-z]+",uuid="GPU-[0-9a-f-]+"\})? [0-9.]+|644|complete)$' <<<"$output")" ]
 }
 
+@test "status says that limits are switched off where they are" {
+	run jobs_on_a_node '
+		"$softmig" status --job 17 2>&1 >/dev/null
+		mkdir -p /etc/softmig && touch /etc/softmig/disabled
+		"$softmig" status --job 17 2>&1 >/dev/null'
+	[ "$output" = "softmig status: /etc/softmig/disabled exists, so programs that start now are not limited
+complete" ]
+}
+
 @test "what is no regular file is never replaced by metrics" {
 	mknod "$work/null" c 1 3 || skip "needs device files"
 	ln -s null "$work/link"
