@@ -234,19 +234,8 @@ void softmig_meter_synced(void)
 	if (!atomic_load_explicit(&softmig_meter_in_use, memory_order_acquire) || !softmig_meter_lock())
 		return;
 	uint64_t now_ns = softmig_meter_clock_ns();
-	for (int i = 0; i < SOFTMIG_MAX_GPUS; i++) {
-		struct softmig_meter *meter = &softmig_meters[i];
-		uint64_t were[SOFTMIG_METER_ACTIVE];
-		memcpy(were, meter->active, sizeof(were));
-		if (meter->gpu == NULL || softmig_meter_lanes(meter) == 0)
-			continue;
-		CUstreamCaptureMode mode = softmig_stream_relax();
-		uint64_t drains_ns = softmig_meter_sweep(meter, now_ns);
-		softmig_stream_restore(mode);
-		if (drains_ns == 0)
-			softmig_gate_drained(&meter->gate, meter->share, softmig_meter_turn(meter), softmig_meter_pct(meter, softmig_limits_now()), now_ns);
-		softmig_meter_rest(meter, were);
-	}
+	for (int i = 0; i < SOFTMIG_MAX_GPUS; i++)
+		softmig_meter_settle(&softmig_meters[i], now_ns);
 	softmig_meter_unlock();
 }
 

@@ -24,6 +24,14 @@ static void ask_peers(const struct softmig_meter *meter, struct softmig_gate_ask
 			softmig_gate_peer(&meter->gate, ask, (struct softmig_share *)(void *)file->gpu[i].share_words);
 }
 
+// A thread that waits for one GPU may be the one that would see what another has done: others' gates must not take that one's kernels for waiting.
+static void settle_others(const struct softmig_meter *meter, uint64_t now_ns)
+{
+	for (int i = 0; i < SOFTMIG_MAX_GPUS; i++)
+		if (&softmig_meters[i] != meter)
+			softmig_meter_settle(&softmig_meters[i], now_ns);
+}
+
 void softmig_meter_pause_until(uint64_t until_ns)
 {
 	struct timespec time = {.tv_sec = (time_t)(until_ns / UINT64_C(1000000000)), .tv_nsec = (long)(until_ns % UINT64_C(1000000000))};
@@ -86,6 +94,8 @@ uint64_t softmig_meter_admit(struct softmig_meter *meter, uint64_t estimate_ns, 
 		if (waits)
 			softmig_meter_rest(meter, were);
 		softmig_stream_restore(mode);
+		if (waits)
+			settle_others(meter, now_ns);
 		if (softmig_meter_turn(meter) != NULL && (turns || now_ns >= meter->pages_ns + PAGES_NS)) {
 			softmig_turn_read(&meter->directory, &meter->turn, now_ns);
 			meter->pages_ns = now_ns;
@@ -103,7 +113,8 @@ uint64_t softmig_meter_admit(struct softmig_meter *meter, uint64_t estimate_ns, 
 			break;
 		if (!waits) {
 			mode = softmig_stream_relax();
-			softmig_meter_close_all(meter, NULL, now_ns);
+			for (int i = 0; i < SOFTMIG_MAX_GPUS; i++)
+				softmig_meter_close_all(&softmig_meters[i], NULL, now_ns);
 			softmig_stream_restore(mode);
 			waits = true;
 		}

@@ -202,3 +202,17 @@ void softmig_meter_rest(struct softmig_meter *meter, const uint64_t were[SOFTMIG
 		for (uint64_t bits = were[word] & ~meter->active[word]; bits != 0; bits &= bits - 1)
 			softmig_lane_at(word * 64 + __builtin_ctzll(bits))->rested = true;
 }
+
+void softmig_meter_settle(struct softmig_meter *meter, uint64_t now_ns)
+{
+	uint64_t were[SOFTMIG_METER_ACTIVE];
+	if (meter->gpu == NULL || softmig_meter_lanes(meter) == 0)
+		return;
+	memcpy(were, meter->active, sizeof(were));
+	CUstreamCaptureMode mode = softmig_stream_relax();
+	uint64_t drains_ns = softmig_meter_sweep(meter, now_ns);
+	softmig_stream_restore(mode);
+	if (drains_ns == 0)
+		softmig_gate_drained(&meter->gate, meter->share, softmig_meter_turn(meter), softmig_meter_pct(meter, softmig_limits_now()), now_ns);
+	softmig_meter_rest(meter, were);
+}

@@ -85,6 +85,8 @@ void softmig_meter_close_one(struct softmig_meter *meter, struct softmig_lane *l
 void softmig_meter_close_all(struct softmig_meter *meter, CUcontext context, uint64_t now_ns);
 // Lanes that have drained since active was so: what comes next in them begins anew.
 void softmig_meter_rest(struct softmig_meter *meter, const uint64_t were[SOFTMIG_METER_ACTIVE]);
+// The program, or the thread that works for this GPU among others, has waited: bills, and lets go of what has drained.
+void softmig_meter_settle(struct softmig_meter *meter, uint64_t now_ns);
 
 // meter_admit.c: waits until the gate lets a command pass. The lock is held, given up while sleeping, and held again on return.
 // Returns the time; 0: the lock is lost (see softmig_meter_lock).
