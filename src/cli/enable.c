@@ -42,8 +42,10 @@ static int add_entry(const struct softmig_node *node, const struct softmig_file 
 	char *text = softmig_preload_add(before, strlen(before), node->entry, &length);
 	int error = !text ? ENOMEM : softmig_file_replace(node->preload, text + !file->exists, length - !file->exists, file);
 	free(text);
-	if (error)
+	if (error) {
+		(void)!put_back(node, file); // the entry may be there, without having been tried
 		return softmig_cli_fail(self, "%s cannot be written: %s", node->preload, strerror(error));
+	}
 	char why[512];
 	if (*node->root || softmig_trial(NULL, true, why, sizeof why))
 		return SOFTMIG_EXIT_OK;

@@ -86,15 +86,18 @@ static const char *name_of(const char *path)
 	return slash ? slash + 1 : path;
 }
 
-static int sync_directory(const char *path)
+// The directory of path, opened before anything in it is changed: what fails here has changed nothing.
+static int open_directory(const char *path)
 {
 	char directory[PATH_MAX];
 	directory_of(path, directory);
-	int descriptor = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (descriptor < 0)
-		return errno;
-	int error = fsync(descriptor) == 0 || errno == EINVAL ? 0 : errno; // EINVAL: this file system has no need of it
-	close(descriptor);
+	return open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+}
+
+static int sync_and_close(int directory)
+{
+	int error = fsync(directory) == 0 || errno == EINVAL ? 0 : errno; // EINVAL: this file system has no need of it
+	close(directory);
 	return error;
 }
 
@@ -189,9 +192,14 @@ int softmig_file_replace(const char *path, const char *text, size_t length, cons
 
 int softmig_file_remove(const char *path)
 {
-	if (unlink(path) != 0)
+	int directory = open_directory(path);
+	if (directory < 0)
 		return errno == ENOENT ? 0 : errno;
-	return sync_directory(path);
+	if (unlink(path) == 0)
+		return sync_and_close(directory);
+	int error = errno;
+	close(directory);
+	return error == ENOENT ? 0 : error;
 }
 
 static int copy_bytes(int from, int to)
@@ -230,17 +238,25 @@ int softmig_file_stage(const char *from, const char *path, mode_t mode, char sta
 
 int softmig_file_commit(const char *staged, const char *path)
 {
-	if (rename(staged, path) != 0) {
-		int error = errno;
-		unlink(staged);
-		return error;
-	}
-	return sync_directory(path);
+	int directory = open_directory(path);
+	if (directory >= 0 && rename(staged, path) == 0)
+		return sync_and_close(directory);
+	int error = errno;
+	unlink(staged);
+	if (directory >= 0)
+		close(directory);
+	return error;
 }
 
 int softmig_file_link(const char *target, const char *path)
 {
-	return symlink(target, path) == 0 ? sync_directory(path) : errno;
+	int directory = open_directory(path);
+	if (directory >= 0 && symlink(target, path) == 0)
+		return sync_and_close(directory);
+	int error = errno;
+	if (directory >= 0)
+		close(directory);
+	return error;
 }
 
 bool softmig_file_is_same(const char *a, const char *b)
@@ -280,8 +296,10 @@ int softmig_directory_make(const char *path, mode_t mode)
 			(void)!chmod(part, 0755); // whatever the umask
 		*slash = '/';
 	}
-	if (mkdir(path, mode) == 0)
-		return chmod(path, mode) == 0 ? sync_directory(path) : errno;
+	if (mkdir(path, mode) == 0) {
+		int parent = chmod(path, mode) == 0 ? open_directory(path) : -1;
+		return parent >= 0 ? sync_and_close(parent) : errno;
+	}
 	struct stat status;
 	if (errno != EEXIST)
 		return errno;

@@ -23,7 +23,8 @@ void softmig_file_free(struct softmig_file *file);
 const char *softmig_file_why(int error);
 
 // Puts text in the place of path. model: whose owner, mode and labels (SELinux) the new file gets; where model does not
-// exist: ours and 0644. 0 or errno (ELOOP: path is a link, EINVAL: it is no regular file); path is untouched unless 0.
+// exist: ours and 0644. 0 or errno (ELOOP: path is a link, EINVAL: it is no regular file); path is untouched unless 0,
+// but where the directory alone could not be synced: then the new file is there, and a crash may take it away.
 int softmig_file_replace(const char *path, const char *text, size_t length, const struct softmig_file *model);
 // Removes path durably; an absent one is no error. 0 or errno.
 int softmig_file_remove(const char *path);

@@ -407,6 +407,60 @@ $ours"
 	killed_anywhere uninstall "$ours" absent
 }
 
+# The same with calls that fail: either the command says so, in one sentence and with status 1, or all is done in spite of it.
+failing_anywhere() { # failing_anywhere VERB OLD-PRELOAD NEW-PRELOAD [options]
+	local verb=$1 old=$2 new=$3 call n calls_made fine
+	shift 3
+	again() { rm -rf "$root" && cp -a "$work/before" "$root"; }
+	again
+	"$softmig" "$verb" --root "$root" "$@" >/dev/null
+	snapshot >"$work/complete"
+	for call in $calls; do
+		again
+		strace -qq -o "$work/trace" -e trace="$call" -e signal=none "$softmig" "$verb" --root "$root" "$@" >/dev/null
+		calls_made=$(grep -c "^$call" "$work/trace") || continue
+		for n in $(seq "$calls_made"); do
+			case $call:$(sed -n "${n}p" "$work/trace") in
+			openat:*"$root"*) ;;
+			openat:*) continue ;; # the loader's
+			"write:write(1,"*) continue ;; # what is done has been done
+			esac
+			again
+			status=0
+			strace -qq -o /dev/null -e trace="$call" -e signal=none -e "inject=$call:error=EIO:when=$n" \
+				"$softmig" "$verb" --root "$root" "$@" >/dev/null 2>"$work/said" || status=$?
+			text=$(cat "$preload" 2>/dev/null || echo absent)
+			rm -f "$root/etc/.softmig.lock" # the next one's, if it could not be removed
+			fine=
+			if [ "$status" -eq 0 ]; then
+				if [ "$call" = rmdir ] || snapshot | diff "$work/complete" -; then fine=yes; fi # directories go if they can
+			elif [ "$status" -eq 1 ] && [ "$(wc -l <"$work/said")" -eq 1 ] && grep -q "^softmig $verb: .*" "$work/said"; then
+				[ "$text" != "$old" ] || fine=yes
+				[ "$verb:$call:$text" != "disable:fsync:$new" ] || fine=yes # it is done, and may not survive a crash
+				[ "$verb" != uninstall ] || fine=yes # its steps are several; what is left of it is told, and another run goes on
+			fi
+			[ "$fine" = yes ] || { echo "$call $n failed: status $status, $(cat "$work/said"), $text"; return 1; }
+			"$softmig" "$verb" --root "$root" "$@" >/dev/null
+			find "$root" -name '.*.softmig-??????' -delete
+			snapshot | diff "$work/complete" - || { echo "$call $n failed and done again"; return 1; }
+		done
+	done
+}
+
+@test "calls that fail anywhere are told, and leave the old state" {
+	command -v strace >/dev/null || skip "needs strace"
+	cp -a "$root" "$work/before"
+	failing_anywhere install absent absent --library "$work/good.so"
+	in_root install --library "$work/good.so"
+	rm -rf "$work/before" && cp -a "$root" "$work/before"
+	failing_anywhere update absent absent --library "$work/newer.so"
+	failing_anywhere enable absent "$ours"
+	in_root enable
+	rm -rf "$work/before" && cp -a "$root" "$work/before"
+	failing_anywhere disable "$ours" absent
+	failing_anywhere uninstall "$ours" absent
+}
+
 @test "many at once end in a whole file and leave nothing beside it" {
 	in_root install --library "$work/good.so"
 	printf '# mine\n/a.so /b.so\n' >"$preload"
