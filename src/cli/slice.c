@@ -152,11 +152,8 @@ static int establish(const struct softmig_state *state, const struct softmig_sli
 static int establish_sum(const struct softmig_state *state, const struct softmig_slice_arguments *arguments, uint64_t first, char *why,
                          size_t why_size) {
 	struct softmig_limits sum;
-	int parts = softmig_parts_sum(state, first, 0, &sum);
-	if (parts > 0)
-		return establish(state, arguments, first, &sum, parts > 1, why, why_size);
-	snprintf(why, why_size, "its job has more than %d GPUs on this node", SOFTMIG_MAX_GPUS);
-	return -1;
+	int parts = softmig_parts_sum(state, first, 0, &sum, why, why_size);
+	return parts < 0 ? -1 : establish(state, arguments, first, &sum, parts > 1, why, why_size);
 }
 
 static int create_all(const struct softmig_state *state, const struct softmig_slice_arguments *arguments,
@@ -177,7 +174,7 @@ static void undo_create(const struct softmig_state *state, const struct softmig_
 		softmig_parts_remove(state, first, job, ignored, sizeof(ignored));
 	if (first != job)
 		softmig_state_remove(state, job, ignored, sizeof(ignored));
-	if (first > 0 && softmig_parts_sum(state, first, 0, &sum) == 0)
+	if (first > 0 && softmig_parts_sum(state, first, 0, &sum, ignored, sizeof(ignored)) == 0)
 		softmig_state_remove(state, first, ignored, sizeof(ignored));
 }
 
@@ -246,7 +243,8 @@ static int resize(const struct softmig_state *state, const struct softmig_slice_
 		return fail(arguments, "%s", why);
 	if (first != job && softmig_state_write(state, job, &limits, why, sizeof(why)) != 0)
 		return fail(arguments, "%s", why);
-	if (first > 0 && softmig_parts_sum(state, first, 0, &sum) > 0 && softmig_state_write(state, first, &sum, why, sizeof(why)) != 0)
+	if (first > 0 && (softmig_parts_sum(state, first, 0, &sum, why, sizeof(why)) < 0 ||
+	                  softmig_state_write(state, first, &sum, why, sizeof(why)) != 0))
 		return fail(arguments, "%s", why);
 	return SOFTMIG_EXIT_OK;
 }
@@ -263,7 +261,9 @@ static int delete(const struct softmig_state *state, const struct softmig_slice_
 	struct softmig_limits sum;
 	char why[256];
 	uint64_t job = arguments->job, first = softmig_parts_first(state, job);
-	int others = first > 0 ? softmig_parts_sum(state, first, job, &sum) : 0, failed = 0;
+	int others = first > 0 ? softmig_parts_sum(state, first, job, &sum, why, sizeof(why)) : 0, failed = 0;
+	if (others < 0)
+		return fail(arguments, "%s", why);
 	// The sum without this part first: done again after an interruption, it is the same.
 	if (others > 0)
 		failed = softmig_state_write(state, first, &sum, why, sizeof(why));

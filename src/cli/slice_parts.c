@@ -3,6 +3,7 @@
 #include "cli/slice_parts.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -40,15 +41,17 @@ static int in_order(const void *a, const void *b)
 	return (first->job > second->job) - (first->job < second->job);
 }
 
-// All parts of all jobs on this node.
+// All parts of all jobs on this node; -1 with errno.
 static int list(const struct softmig_state *state, struct part parts[PARTS_MAX])
 {
 	int copy = openat(state->directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), count = 0;
 	DIR *files = copy < 0 ? NULL : fdopendir(copy);
 	if (!files) {
+		int error = errno;
 		if (copy >= 0)
 			close(copy);
-		return 0;
+		errno = error;
+		return -1;
 	}
 	for (struct dirent *entry; count < PARTS_MAX && (entry = readdir(files));)
 		count += is_part(entry->d_name, &parts[count]);
@@ -90,20 +93,29 @@ enum softmig_limits_status softmig_parts_load(uint64_t first, uint64_t job, stru
 	return softmig_limits_load_path(path, 0, limits, error);
 }
 
-int softmig_parts_sum(const struct softmig_state *state, uint64_t first, uint64_t except, struct softmig_limits *sum)
+int softmig_parts_sum(const struct softmig_state *state, uint64_t first, uint64_t except, struct softmig_limits *sum, char *why,
+                      size_t why_size)
 {
 	struct part parts[PARTS_MAX];
 	struct softmig_limits limits;
 	struct softmig_limits_error error;
 	int count = list(state, parts), added = 0;
 	softmig_limits_init(sum);
+	if (count < 0)
+		snprintf(why, why_size, SOFTMIG_STATE_DIR " cannot be listed: %s", strerror(errno));
 	for (int i = 0; i < count; i++) {
-		if (parts[i].first != first || parts[i].job == except || softmig_parts_load(first, parts[i].job, &limits, &error) != SOFTMIG_LIMITS_OK)
+		if (parts[i].first != first || parts[i].job == except)
 			continue;
-		if (added++ == 0)
-			*sum = limits; // its modes are the job's
-		else if (!softmig_slice_add(sum, &limits))
+		if (softmig_parts_load(first, parts[i].job, &limits, &error) != SOFTMIG_LIMITS_OK) {
+			snprintf(why, why_size, "what its component %" PRIu64 " was given cannot be read: %s", parts[i].job, error.message);
 			return -1;
+		}
+		if (added++ == 0) {
+			*sum = limits; // its modes are the job's
+		} else if (!softmig_slice_add(sum, &limits)) {
+			snprintf(why, why_size, "its job has more than %d GPUs on this node", SOFTMIG_MAX_GPUS);
+			return -1;
+		}
 	}
-	return added;
+	return count < 0 ? -1 : added;
 }

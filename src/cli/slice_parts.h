@@ -14,6 +14,8 @@ int softmig_parts_write(const struct softmig_state *state, uint64_t first, uint6
 int softmig_parts_remove(const struct softmig_state *state, uint64_t first, uint64_t job, char *why, size_t why_size);
 // What this component was given.
 enum softmig_limits_status softmig_parts_load(uint64_t first, uint64_t job, struct softmig_limits *limits, struct softmig_limits_error *error);
-// The sum of all parts but except's (0: of all). How many they are (0: sum is as after softmig_limits_init), -1: more GPUs than a slice has.
-int softmig_parts_sum(const struct softmig_state *state, uint64_t first, uint64_t except, struct softmig_limits *sum);
+// The sum of all parts but except's (0: of all). How many they are (0: sum is as after softmig_limits_init), -1 with why: they are on more
+// GPUs than a slice has, or one cannot be read.
+int softmig_parts_sum(const struct softmig_state *state, uint64_t first, uint64_t except, struct softmig_limits *sum, char *why,
+                      size_t why_size);
 #endif

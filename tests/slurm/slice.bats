@@ -216,6 +216,51 @@ killed_anywhere() { # killed_anywhere BEFORE ARGUMENTS
   killed_anywhere "$second" 'delete --job 6'
 }
 
+# The same with calls that fail: a command that says so, in one sentence, leaves what was there before it; else all is done in spite of it.
+failing_anywhere() { # failing_anywhere BEFORE ARGUMENTS
+  export before=$1 arguments=$2
+  run own '
+    state() { rm -f $s/.lock; (cd $s && find . -printf "%p %U %G %m %s\n" | sort && cat *.conf *.part 2>/dev/null); true; }
+    empty() { rm -rf $s/* $s/.lock; }
+    eval "$before"; old=$(state); slice $arguments; complete=$(state); failures=0
+    for call in mkdir mkdirat openat flock write pwrite64 fallocate fchmod fchown renameat linkat unlinkat; do
+      empty; eval "$before"
+      strace -qq -o /tmp/trace.$$ -e trace="?$call" -e signal=none "$softmig" slice $arguments
+      grep "^$call" /tmp/trace.$$ >/tmp/calls.$$
+      n=0
+      while read -r line; do
+        n=$((n + 1))
+        [[ "$call $line" != "openat "* || $line == *softmig* || $line == *\"[0-9]* ]] || continue # of the loader and the driver
+        [[ $line != *ENOENT* ]] || continue
+        empty; eval "$before"
+        status=0
+        strace -qq -o /dev/null -e trace="?$call" -e signal=none -e "inject=?$call:error=EIO:when=$n" "$softmig" slice $arguments 2>/tmp/said.$$ || status=$?
+        failures=$((failures + 1))
+        now=$(state)
+        [ $status = 0 ] && [ "$now" = "$complete" ] && continue
+        if [ $status != 1 ] || [ "$(grep -c ^softmig /tmp/said.$$)" != 1 ]; then echo "$call $n ($line): status $status, $(cat /tmp/said.$$) $(diff <(echo "$complete") <(echo "$now"))"; exit 1; fi
+        # a page of turns of the number that other components bear stays until they go: nobody is on it
+        besides=nothing; [[ $arguments != *het-job* ]] || besides=turns
+        [ "$(grep -v $besides <<<"$now")" = "$(grep -v $besides <<<"$old")" ] || [[ $arguments == delete* ]] || { echo "$call $n ($line) failed: $(cat /tmp/said.$$) $(diff <(echo "$old") <(echo "$now"))"; exit 1; }
+        slice $arguments || exit 1
+        [ "$(state)" = "$complete" ] || { echo "$call $n failed, and again: $(diff <(echo "$complete") <(state))"; exit 1; }
+      done </tmp/calls.$$
+    done
+    rm -f /tmp/*.$$
+    echo "$failures failures"'
+  echo "$output"
+  [[ $output =~ ^([0-9]+)\ failures$ ]] && [ "${BASH_REMATCH[1]}" -gt 5 ]
+}
+
+@test "calls that fail anywhere leave what was there: create" { failing_anywhere : 'create --replace --job 6 --uid 65534 --gpu 0=1/4 --gpu 2=2/4'; }
+@test "calls that fail anywhere leave what was there: resize" { failing_anywhere 'slice create --job 6 --uid 65534 --gpu 0=1/4' 'resize --job 6 --gpu 0=3/4'; }
+@test "calls that fail anywhere leave what was there, or what the next delete removes: delete" {
+  failing_anywhere 'slice create --job 6 --uid 65534 --gpu 0=1/4 --gpu 2=1/4; slice create --job 7 --uid 1 --gpu 0=1/4' 'delete --job 6'
+}
+@test "calls that fail anywhere leave what was there: a component" {
+  failing_anywhere 'slice create --job 5 --uid 65534 --gpu 0=1/4 --het-job 5' 'create --replace --job 6 --uid 65534 --gpu 0=2/4 --gpu 2=1/4 --het-job 5'
+}
+
 @test "the number of a first component bears the sum of the parts on this node, for as long as one is there" {
   run -0 own 'sum() { grep -hs LIMIT $s/5.conf | paste -sd" "; LC_ALL=C ls $s | grep -v turns | paste -sd" "; }
     slice create --replace --job 6 --uid 1 --gpu 0=1/4 --het-job 5; sum # the first one may be on another node
