@@ -86,21 +86,19 @@ void softmig_doctor_library(struct softmig_doctor *doctor)
 static void check_entries(struct softmig_doctor *doctor, const struct softmig_file *file)
 {
 	size_t position = 0, start, end;
+	char entry[PATH_MAX];
 	int ours = 0;
 	while (softmig_preload_next(file->text, file->length, &position, &start, &end)) {
-		char entry[PATH_MAX];
 		snprintf(entry, sizeof entry, "%.*s", (int)(end - start), file->text + start);
-		const char *name = strrchr(entry, '/');
-		name = name ? name + 1 : entry;
 		bool is_ours = softmig_node_is_ours(&doctor->node, entry);
 		ours += is_ours;
 		if (*entry == '/' && !strchr(entry, '$') && access(entry, F_OK) != 0)
 			softmig_doctor_tell(doctor, FAULT, "entry", "remove the entry, or bring the library back",
 			                    "%s names %s, which is not there: every program complains", doctor->node.preload, entry);
-		else if (!is_ours && (strcmp(name, SOFTMIG_LIBRARY_NAME) == 0 || strcmp(name, SOFTMIG_LIBRARY_SECOND_NAME) == 0))
-			softmig_doctor_tell(doctor, WARNING, "entry", "keep one of them",
-			                    "%s also names %s: two libraries take over the same functions", doctor->node.preload, entry);
 	}
+	if (softmig_node_has_rival(&doctor->node, file, entry))
+		softmig_doctor_tell(doctor, WARNING, "entry", "keep one of them",
+		                    "%s also names %s: two libraries take over the same functions", doctor->node.preload, entry);
 	doctor->enabled = ours > 0;
 }
 

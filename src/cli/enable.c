@@ -59,8 +59,13 @@ static int enable(struct softmig_node *node)
 	struct softmig_file file;
 	if (check_library(node) != SOFTMIG_EXIT_OK || softmig_node_read_preload(self, node, &file) != SOFTMIG_EXIT_OK)
 		return SOFTMIG_EXIT_FAILED;
+	char rival[PATH_MAX];
 	bool already = softmig_node_is_enabled(node, &file);
-	int status = already ? SOFTMIG_EXIT_OK : add_entry(node, &file);
+	int status = SOFTMIG_EXIT_OK;
+	if (!already && softmig_node_has_rival(node, &file, rival))
+		status = softmig_cli_fail(self, "%s names %s already, which takes over the same functions; take that entry out first", node->preload, rival);
+	else if (!already)
+		status = add_entry(node, &file);
 	softmig_file_free(&file);
 	if (status != SOFTMIG_EXIT_OK)
 		return status;

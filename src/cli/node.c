@@ -202,8 +202,16 @@ int softmig_node_read_preload(const struct softmig_verb *verb, const struct soft
 	return softmig_cli_fail(verb, "%s holds a NUL byte, where the loader stops reading; repair it first", node->preload);
 }
 
-// The first entry that is ours.
-static bool find_ours(const struct softmig_node *node, const char *text, size_t length, char entry[PATH_MAX])
+static bool is_rival(const struct softmig_node *node, const char *entry)
+{
+	const char *name = strrchr(entry, '/');
+	name = name ? name + 1 : entry;
+	return (strcmp(name, SOFTMIG_LIBRARY_NAME) == 0 || strcmp(name, SOFTMIG_LIBRARY_SECOND_NAME) == 0) && !softmig_node_is_ours(node, entry);
+}
+
+// The first entry that is so.
+static bool find_entry(const struct softmig_node *node, const char *text, size_t length, bool (*is_so)(const struct softmig_node *, const char *),
+                       char entry[PATH_MAX])
 {
 	size_t position = 0, start, end;
 	while (softmig_preload_next(text, length, &position, &start, &end)) {
@@ -211,16 +219,21 @@ static bool find_ours(const struct softmig_node *node, const char *text, size_t 
 			continue;
 		memcpy(entry, text + start, end - start);
 		entry[end - start] = '\0';
-		if (softmig_node_is_ours(node, entry))
+		if (is_so(node, entry))
 			return true;
 	}
 	return false;
 }
 
+bool softmig_node_has_rival(const struct softmig_node *node, const struct softmig_file *file, char entry[PATH_MAX])
+{
+	return find_entry(node, file->text, file->length, is_rival, entry);
+}
+
 bool softmig_node_is_enabled(const struct softmig_node *node, const struct softmig_file *file)
 {
 	char entry[PATH_MAX];
-	return find_ours(node, file->text, file->length, entry);
+	return find_entry(node, file->text, file->length, softmig_node_is_ours, entry);
 }
 
 // The file that enable made where none was goes again; one that was there, even empty, stays (see softmig_preload_add).
@@ -239,7 +252,7 @@ int softmig_node_disable(const struct softmig_verb *verb, const struct softmig_n
 	size_t length = file.length;
 	char *text = strdup(file.text);
 	*was_enabled = false;
-	while (text && find_ours(node, text, length, entry)) {
+	while (text && find_entry(node, text, length, softmig_node_is_ours, entry)) {
 		char *shorter = softmig_preload_remove(text, length, entry, &length);
 		free(text);
 		text = shorter;

@@ -44,6 +44,8 @@ int softmig_node_name_again(const struct softmig_verb *verb, const struct softmi
 bool softmig_node_is_ours(const struct softmig_node *node, const char *entry);
 // /etc/ld.so.preload, read and found editable. 0, else it has been said why not.
 int softmig_node_read_preload(const struct softmig_verb *verb, const struct softmig_node *node, struct softmig_file *file);
+// An entry of the text that is another library of the same names, and so takes over the same functions. False: none.
+bool softmig_node_has_rival(const struct softmig_node *node, const struct softmig_file *file, char entry[PATH_MAX]);
 // Has the text an entry that is ours?
 bool softmig_node_is_enabled(const struct softmig_node *node, const struct softmig_file *file);
 // Takes every entry of ours out. 0, else it has been said why not. *was_enabled: there was one.

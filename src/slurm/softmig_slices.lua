@@ -71,7 +71,7 @@ local function parse_item(item, name)
 	if #words == 2 and words[2]:match("^%d+[kKmMgGtTpP]?$") then
 		parsed.count = words[2]
 	else
-		parsed.type, parsed.count = words[2], words[3]
+		parsed.type, parsed.count = words[2], words[3] and table.concat(words, ":", 3) -- with whatever follows: no number, then
 	end
 	return parsed
 end

@@ -5,7 +5,8 @@
 # libsoftmig.so cannot filter them): in the table, -q (text and XML), pmon, --query-compute-apps, --query-accounted-apps. Same
 # arguments, same exit status. Root and processes outside any job see all.
 set -u
-real=${BASH_SOURCE[0]%/*}/nvidia-smi.real
+self=$(readlink -f "${BASH_SOURCE[0]}") # it may have been called through a link
+real=${self%/*}/nvidia-smi.real
 [ -x "$real" ] || { echo "nvidia-smi: $real is missing; rename NVIDIA's nvidia-smi to that" >&2; exit 1; }
 
 # The Slurm job in the cgroup file $1, as libsoftmig.so finds it; nothing if there is none.

@@ -263,6 +263,19 @@ snapshot() { # everything below the root: names, modes, owners, contents
 /b.so" ]
 }
 
+@test "a second library of the same kind is not enabled beside the first" {
+	in_root install --library "$work/good.so"
+	in_root install --library "$work/good.so" --directory /opt/softmig
+	in_root enable --directory /opt/softmig
+	run in_root enable
+	[ "$status" -eq 1 ]
+	[ "$output" = "softmig enable: $preload names /opt/softmig/libsoftmig.so already, which takes over the same functions; take that entry out first" ]
+	[ "$(cat "$preload")" = /opt/softmig/libsoftmig.so ]
+	in_root disable --directory /opt/softmig
+	in_root enable
+	[ "$(cat "$preload")" = "$ours" ]
+}
+
 @test "a preload file that is a link, or holds a NUL byte, is not edited" {
 	in_root install --library "$work/good.so"
 	touch "$work/elsewhere"

@@ -134,6 +134,38 @@ teardown() {
 	[[ "${lines[-2]}" == Purging* ]] # nothing is left behind, or differs
 }
 
+@test "the commands of docs/install.md for nvidia-smi put the hook in its place, through an update of the driver, and take it away again" {
+	awk '/^```bash$/ { inside = 1; next } /^```/ { inside = 0 } inside' "$SOURCE/docs/install.md" >"$work/commands"
+	[ "$(wc -l <"$work/commands")" -eq 4 ]
+	run on_a_node bash -c '
+		set -e
+		[ ! -e /usr/bin/nvidia-smi ] || exit 77
+		tool() { # tool VERSION: a package with a tool of that name, as the driver is one
+			mkdir -p /tmp/tool/DEBIAN /tmp/tool/usr/bin
+			printf "Package: nvidia-smi-stand-in\nVersion: %s\nArchitecture: all\nMaintainer: nobody <n@example.org>\nDescription: x\n" "$1" >/tmp/tool/DEBIAN/control
+			printf "#!/bin/sh\necho tool %s\n" "$1" >/tmp/tool/usr/bin/nvidia-smi
+			chmod 755 /tmp/tool/usr/bin/nvidia-smi
+			dpkg-deb --root-owner-group -b /tmp/tool /tmp/tool.deb >/dev/null && dpkg -i /tmp/tool.deb >/dev/null
+		}
+		dpkg -i "$work/softmig.deb" >/dev/null
+		tool 1
+		bash -e <(head -2 "$work/commands") >/dev/null
+		tool 2
+		cmp /usr/bin/nvidia-smi /usr/share/softmig/nvidia-smi-hook.sh
+		ln -s /usr/bin/nvidia-smi /usr/local/bin/smi
+		nvidia-smi; (cd /tmp && smi)
+		bash -e <(tail -2 "$work/commands") >/dev/null
+		[ ! -e /usr/bin/nvidia-smi.real ]
+		/usr/bin/nvidia-smi
+		echo complete'
+	[ "$status" -ne 77 ] || skip "this machine has a tool of that name"
+	echo "$output"
+	[ "$output" = "tool 2
+tool 2
+tool 2
+complete" ]
+}
+
 @test "an upgrade replaces the library by a new file under running programs and keeps it enabled" {
 	run on_a_node bash -c '
 		set -e

@@ -93,6 +93,8 @@ matches("count 2", refused("gpu:l40s.2:2"), "ask for gpu:l40s.2:1, not gpu:l40s.
 matches("count 0", refused("gpu:l40s.2:0"), "one slice")
 matches("count 1K", refused("gpu:l40s.2:1K"), "one slice")
 matches("count of letters", refused("gpu:l40s.2:x"), "one slice")
+matches("words after the count", refused("gpu:l40s.2:1:l40s.4:1"), "one slice")
+matches("words after the shards", refused("shard:l40s:1:4"), "1 or more")
 matches("D = 1", refused("gpu:l40s.1:1"), "whole GPU: ask for gpu:l40s:1")
 matches("D = 3", refused("gpu:l40s.3:1"), "not offered; slices of this type: gpu:l40s.2, gpu:l40s.4")
 matches("D = 0", refused("gpu:l40s.0:1"), "not offered")
