@@ -17,8 +17,8 @@
 
 // What an image says bounds what it takes: that is reserved, and refused where there is no room for it. Of what says nothing (a compressed
 // fat binary, a kernel by its handle), loading was seen to take 2 to 92 MiB (PyTorch's modules, cuBLAS). What little is left is then
-// tried in halves: a kernel of an almost full slice mostly needs a granule or nothing, and refusing it would end programs that a GPU of
-// this size would run. One that needs more than was left then stands above the limit until the program frees something: it is told
+// tried in halves, and a granule may come out of the headroom: a kernel of a full slice mostly needs a granule or nothing, and refusing
+// it would end programs that a GPU of this size would run. One that needs more than was left then stands above the limit until the program frees something: it is told
 // so by the error.
 #define LOAD_MOST_BYTES (128ull << 20)
 
@@ -33,8 +33,7 @@ static bool reserve_load(struct softmig_gpu *gpu, struct softmig_image image, ui
 			return true;
 		}
 	}
-	*reserved_bytes = least;
-	return softmig_charge(gpu, SOFTMIG_LEDGER_OVERHEAD, least, "code");
+	return softmig_charge_unasked(gpu, least, "code", reserved_bytes);
 }
 
 #define UNKNOWN ((struct softmig_image){0, false})

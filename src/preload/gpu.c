@@ -406,21 +406,26 @@ bool softmig_charge_stream_ordered(struct softmig_gpu *gpu, uint64_t bytes, cons
 	return charge(gpu, SOFTMIG_LEDGER_TRACKED, bytes, what, false);
 }
 
+bool softmig_charge_unasked(struct softmig_gpu *gpu, uint64_t most_bytes, const char *what, uint64_t *reserved_bytes)
+{
+	*reserved_bytes = most_bytes;
+	if (softmig_charge_if_room(gpu, SOFTMIG_LEDGER_OVERHEAD, most_bytes))
+		return true;
+	if (atomic_load_explicit(&gpu->headroom_bytes, memory_order_relaxed) >= most_bytes) {
+		*reserved_bytes = 0;
+		return true;
+	}
+	return softmig_charge(gpu, SOFTMIG_LEDGER_OVERHEAD, most_bytes, what);
+}
+
 bool softmig_unasked_begin(struct softmig_unasked *unasked, struct softmig_gpu *gpu, uint64_t most_bytes, const char *what)
 {
-	*unasked = (struct softmig_unasked){gpu, most_bytes};
+	*unasked = (struct softmig_unasked){gpu, 0};
 	if (gpu == NULL)
 		return true;
 	softmig_gpu_enter(gpu);
-	if (softmig_charge_if_room(gpu, SOFTMIG_LEDGER_OVERHEAD, most_bytes))
+	if (softmig_charge_unasked(gpu, most_bytes, what, &unasked->reserved_bytes))
 		return true;
-	unasked->reserved_bytes = 0;
-	if (atomic_load_explicit(&gpu->headroom_bytes, memory_order_relaxed) >= most_bytes)
-		return true;
-	if (softmig_charge(gpu, SOFTMIG_LEDGER_OVERHEAD, most_bytes, what)) {
-		unasked->reserved_bytes = most_bytes;
-		return true;
-	}
 	softmig_gpu_leave(gpu);
 	return false;
 }

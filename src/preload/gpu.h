@@ -107,6 +107,8 @@ struct softmig_unasked {
 };
 bool softmig_unasked_begin(struct softmig_unasked *unasked, struct softmig_gpu *gpu, uint64_t most_bytes, const char *what);
 void softmig_unasked_end(const struct softmig_unasked *unasked);
+// The first half alone, between enter and leave. *reserved_bytes: what was reserved, 0 where the headroom has it.
+bool softmig_charge_unasked(struct softmig_gpu *gpu, uint64_t most_bytes, const char *what, uint64_t *reserved_bytes);
 // softmig_uncharge for what a track entry was charged, once it is out of the table and gone from the driver.
 void softmig_uncharge_entry(const struct softmig_track_entry *entry);
 // What was tracked so far may be held on by something that hooks cannot see (another process, a file descriptor, a destroyed pool):

@@ -28,6 +28,10 @@ teardown() {
 	in_slice 2G headroom graphs
 }
 
+@test "kernels that are there are found in a full slice, and small code comes out of the headroom" {
+	in_slice 1G headroom code
+}
+
 @test "a driver that takes blocks for itself stays within the slice, and what is freed feeds the process again" {
 	SOFTMIG_SIM_FAULT=own:20 in_slice 2G headroom starved
 }

@@ -87,6 +87,35 @@ static void graphs(void)
 	EXPECT(slice_bytes(), outside_bytes(0) + HEADROOM);
 }
 
+// A kernel that is there already is found in a full slice, as on a full GPU; small code comes out of the headroom, and no more of it than that.
+static void code(void)
+{
+	CUmodule module, more;
+	CUlibrary library;
+	CUfunction function;
+	CUkernel kernel;
+	use_device(0);
+	OK(CU(cuModuleLoadData)(&module, "code"));
+	OK(CU(cuLibraryLoadData)(&library, "code", NULL, NULL, 0, NULL, NULL, 0));
+	OK(CU(cuModuleGetFunction)(&function, module, "spin_1us"));
+	OK(CU(cuLibraryGetKernel)(&kernel, library, "spin_1us"));
+	CUdeviceptr some = allocate(20 * MIB);
+	allocate(left_bytes());
+	for (int i = 0; i < 3; i++) {
+		OK(CU(cuModuleGetFunction)(&function, module, "spin_1us"));
+		OK(CU(cuLibraryGetKernel)(&kernel, library, "spin_1us"));
+		EXPECT(left_bytes(), 0);
+		EXPECT(outside_bytes(0), limit_bytes() - HEADROOM);
+	}
+	for (int i = 0; i < 8 && CU(cuModuleLoadData)(&more, "softmig-sim-module code=1500K") == CUDA_SUCCESS; i++)
+		EXPECT(outside_bytes(0) <= limit_bytes(), 1);
+	EXPECT(outside_bytes(0) > limit_bytes() - HEADROOM, 1);
+	EXPECT(outside_bytes(0) <= limit_bytes(), 1);
+	OK(CU(cuMemFree_v2)(some));
+	OK(CU(cuModuleLoadData)(&more, "softmig-sim-module code=1500K"));
+	EXPECT(slice_bytes(), outside_bytes(0) + HEADROOM);
+}
+
 // With the driver taking a block for itself now and then.
 static void starved(void)
 {
@@ -191,7 +220,7 @@ static void shared_with_larger_ones(void)
 
 int main(int argc, char **argv)
 {
-	static const struct test tests[] = {{"streams", streams}, {"graphs", graphs}, {"starved", starved}, {"with_the_context", with_the_context},
+	static const struct test tests[] = {{"streams", streams}, {"graphs", graphs}, {"code", code}, {"starved", starved}, {"with_the_context", with_the_context},
 	                                    {"context_fits", context_fits}, {"pool_grows_again", pool_grows_again},
 	                                    {"shared_with_larger_ones", shared_with_larger_ones}, {NULL, NULL}};
 	return run_test(argc, argv, tests);
