@@ -74,7 +74,8 @@ static uint64_t bound_bytes(const CUDA_ARRAY3D_DESCRIPTOR *array, unsigned int l
 	uint64_t bits = element_bits(array->Format, array->NumChannels), bytes = 0;
 	uint64_t width = array->Width, height = array->Height == 0 ? 1 : array->Height, depth = array->Depth == 0 ? 1 : array->Depth;
 
-	if (width > LONGEST || height > LONGEST || depth > LONGEST || levels > 32)
+	levels = levels > 32 ? 32 : levels; // as the driver takes more levels than there can be
+	if (width > LONGEST || height > LONGEST || depth > LONGEST)
 		return UINT64_MAX / 2;
 	for (unsigned int level = 0; level < levels; level++) {
 		uint64_t rows = round_up(height, 8 * power_up((height + 7) / 8, 16));

@@ -14,6 +14,7 @@ struct table {
 	_Atomic int lock;
 	struct softmig_track_entry *entries;
 	size_t size, used; // used counts GONE places too
+	uint32_t made;     // counts how often entries were moved to new memory: a walk begins anew
 };
 
 enum { FIRST_SIZE = 1024 };
@@ -101,6 +102,7 @@ static bool make_room(struct table *table)
 	table->entries = grown.entries;
 	table->size = grown.size;
 	table->used = grown.used;
+	table->made++;
 	return true;
 }
 
@@ -209,6 +211,17 @@ bool softmig_track_adjust(enum softmig_track_kind kind, uint64_t key, int change
 	return found != NULL;
 }
 
+// A cursor: when it was begun, and the next place. Returns that place, the first where the table has been made anew since.
+static size_t walk_from(const struct table *table, uint64_t cursor)
+{
+	return (uint32_t)(cursor >> 32) == table->made ? (uint32_t)cursor : 0;
+}
+
+static uint64_t walk_to(const struct table *table, size_t place)
+{
+	return (uint64_t)table->made << 32 | place;
+}
+
 bool softmig_track_remove_any(int gpu, uint64_t context, uint64_t *cursor, struct softmig_track_entry *entry)
 {
 	struct table *table = table_get();
@@ -217,14 +230,16 @@ bool softmig_track_remove_any(int gpu, uint64_t context, uint64_t *cursor, struc
 	if (table == NULL)
 		return false;
 	lock(table);
-	for (; *cursor < table->size && !found; (*cursor)++) {
-		struct softmig_track_entry *at = &table->entries[*cursor];
+	size_t i = walk_from(table, *cursor);
+	for (; i < table->size && !found; i++) {
+		struct softmig_track_entry *at = &table->entries[i];
 		if (at->kind > SOFTMIG_TRACK_GONE && at->gpu == gpu && at->context != 0 && (context == 0 || at->context == context)) {
 			*entry = *at;
 			take_out(table, at);
 			found = true;
 		}
 	}
+	*cursor = walk_to(table, i);
 	unlock(table);
 	return found;
 }
@@ -237,12 +252,14 @@ bool softmig_track_next(enum softmig_track_kind kind, uint64_t *cursor, struct s
 	if (table == NULL)
 		return false;
 	lock(table);
-	for (; *cursor < table->size && !found; (*cursor)++) {
-		if (table->entries[*cursor].kind == kind) {
-			*entry = table->entries[*cursor];
+	size_t i = walk_from(table, *cursor);
+	for (; i < table->size && !found; i++) {
+		if (table->entries[i].kind == kind) {
+			*entry = table->entries[i];
 			found = true;
 		}
 	}
+	*cursor = walk_to(table, i);
 	unlock(table);
 	return found;
 }

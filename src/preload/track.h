@@ -13,13 +13,11 @@ enum softmig_track_kind {
 	SOFTMIG_TRACK_POINTER, // key: device pointer, small allocations apart (block.h)
 	SOFTMIG_TRACK_ARRAY,   // key: handle; bytes 0: it lies in blocks that only NVML knows
 	SOFTMIG_TRACK_MIPMAP,
-	SOFTMIG_TRACK_POOL,
 	SOFTMIG_TRACK_HANDLE,     // key: CUmemGenericAllocationHandle; count: references; bytes 0; more: the allocation
 	SOFTMIG_TRACK_MAPPING,    // key: mapped address; bytes: its length, charged with the allocation, more
 	SOFTMIG_TRACK_ALLOCATION, // key: our own number; count: handles' references and mappings; more: how else it may be held
 	SOFTMIG_TRACK_CONTEXT, // key: CUcontext
 	SOFTMIG_TRACK_GRAPH,   // key: CUgraphExec and GPU; see cuda_graph_memory.c
-	SOFTMIG_TRACK_OTHER,
 };
 
 struct softmig_track_entry {
@@ -50,9 +48,9 @@ int64_t softmig_track_count(const struct softmig_track_entry *template, int chan
 bool softmig_track_adjust(enum softmig_track_kind kind, uint64_t key, int change, uint64_t more_bits,
                           struct softmig_track_entry *entry);
 // Takes out an entry of the GPU that hangs on context (0: on any), of any kind, one a call. False: none left. *cursor starts at 0.
-// What comes while the table is walked may be missed: nothing new hangs on a context that is gone.
+// What comes while the table is walked may be missed (nothing new hangs on a context that is gone), what was there is not.
 bool softmig_track_remove_any(int gpu, uint64_t context, uint64_t *cursor, struct softmig_track_entry *entry);
-// The next entry of a kind, in no order; for walking while others may come and go (then one may be missed or met twice).
+// The next entry of a kind, in no order; for walking while others may come and go (then these may be missed, and others met twice).
 // False: no more. *cursor starts at 0.
 bool softmig_track_next(enum softmig_track_kind kind, uint64_t *cursor, struct softmig_track_entry *entry);
 #endif

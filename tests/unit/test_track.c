@@ -83,6 +83,39 @@ static void a_context_takes_along_what_hangs_on_it(void **state)
 	assert_int_equal(count, 20000);
 }
 
+// Two entries that want the same place, now and when the table has grown: while it is walked, it grows, and the second moves to where the walk
+// has been.
+static void a_table_that_grows_under_a_walk_hides_nothing(void **state)
+{
+	struct softmig_track_entry entry = pointer_at(0x40000, 1, 77), filler;
+	uint64_t cursor = 0, first = 0, second = 0, key = 0x2000000;
+	(void)state;
+	assert_true(softmig_track_add(&entry) && softmig_track_remove(SOFTMIG_TRACK_POINTER, 0x40000, &entry));
+	struct table *table = table_get();
+	size_t size = table->size, grown = size * 2;
+	for (first = key; place_of(SOFTMIG_TRACK_POINTER, first, size) != 5 || place_of(SOFTMIG_TRACK_POINTER, first, grown) != 5;)
+		first++;
+	for (second = first + 1; place_of(SOFTMIG_TRACK_POINTER, second, size) != 5 || place_of(SOFTMIG_TRACK_POINTER, second, grown) != 5;)
+		second++;
+	entry = pointer_at(first, 1, 77);
+	assert_true(softmig_track_add(&entry));
+	entry = pointer_at(second, 1, 77);
+	assert_true(softmig_track_add(&entry));
+	assert_true(softmig_track_remove_any(3, 77, &cursor, &entry));
+	assert_int_equal(entry.key, first);
+	const struct softmig_track_entry *before = table->entries;
+	for (key = 0x9000000; table->entries == before; key++) {
+		filler = pointer_at(key, 1, 78);
+		assert_true(softmig_track_add(&filler));
+	}
+	assert_int_equal(table->size, grown);
+	assert_true(softmig_track_remove_any(3, 77, &cursor, &entry));
+	assert_int_equal(entry.key, second);
+	assert_false(softmig_track_remove_any(3, 77, &cursor, &entry));
+	while (key-- > 0x9000000)
+		assert_true(softmig_track_remove(SOFTMIG_TRACK_POINTER, key, &filler));
+}
+
 static void keys_that_never_come_again_do_not_fill_the_table(void **state)
 {
 	struct softmig_track_entry entry, kept = pointer_at(0x40000, 5, 1);
@@ -156,6 +189,7 @@ int main(void)
 		cmocka_unit_test(what_is_added_is_found_and_removed),
 		cmocka_unit_test(a_key_that_comes_again_gives_the_old_entry),
 		cmocka_unit_test(counts_go_up_and_down_and_end),
+		cmocka_unit_test(a_table_that_grows_under_a_walk_hides_nothing),
 		cmocka_unit_test(keys_that_never_come_again_do_not_fill_the_table),
 		cmocka_unit_test(a_context_takes_along_what_hangs_on_it),
 		cmocka_unit_test(a_forked_child_starts_with_nothing_and_its_threads_agree),
