@@ -40,6 +40,11 @@ int softmig_node_place(const struct softmig_verb *verb, const struct softmig_nod
 // Makes the library's second name where nothing has that name. 0, else it has been said why not.
 int softmig_node_name_again(const struct softmig_verb *verb, const struct softmig_node *node);
 
+// How many limit files there are: jobs that live in slices now.
+int softmig_node_slices(const struct softmig_node *node);
+
+// ---- node_entry.c: the entry in /etc/ld.so.preload
+
 // Is this entry the node's library, under this or another name?
 bool softmig_node_is_ours(const struct softmig_node *node, const char *entry);
 // /etc/ld.so.preload, read and found editable. 0, else it has been said why not.
@@ -50,9 +55,6 @@ bool softmig_node_has_rival(const struct softmig_node *node, const struct softmi
 bool softmig_node_is_enabled(const struct softmig_node *node, const struct softmig_file *file);
 // Takes every entry of ours out. 0, else it has been said why not. *was_enabled: there was one.
 int softmig_node_disable(const struct softmig_verb *verb, const struct softmig_node *node, bool *was_enabled);
-// How many limit files there are: jobs that live in slices now.
-int softmig_node_slices(const struct softmig_node *node);
-
 // The lines of help that the options of softmig_node_command need.
 #define SOFTMIG_NODE_HELP \
 	"  --root DIR        work on the system below DIR instead of this one (to prepare an image)\n" \

@@ -93,43 +93,63 @@ static int find(uint64_t job, struct softmig_summary *summary)
 	return SOFTMIG_EXIT_OK;
 }
 
-static int run(int argc, char **argv)
+struct request {
+	const char *job; // as it was written; NULL: not given
+	bool as_json;
+	const char *picture;
+};
+
+// The options may stand on either side of the job. -1 to go on, else the exit status to return.
+static int parse(int argc, char **argv, struct request *request)
 {
 	static const struct option options[] = { { "json", no_argument, NULL, 'j' }, { "plot", required_argument, NULL, 'p' }, { 0 } };
-	bool as_json = false;
-	const char *picture = NULL;
-	for (int option; (option = softmig_cli_option(self, argc, argv, options)) != -1;) {
+	for (;;) {
+		int option = softmig_cli_option(self, argc, argv, options);
 		if (option == 'h')
 			return SOFTMIG_EXIT_OK;
-		if (option == 'j')
-			as_json = true;
-		else if (option == 'p')
-			picture = optarg;
-		else
+		if (option == '?')
 			return SOFTMIG_EXIT_USAGE;
+		if (option == 'j')
+			request->as_json = true;
+		else if (option == 'p')
+			request->picture = optarg;
+		else if (!argv[optind])
+			return -1;
+		else if (request->job)
+			return softmig_cli_usage(self, "'%s' is one word too many", argv[optind]);
+		else
+			request->job = argv[optind++];
 	}
-	uint64_t job = argv[optind] ? softmig_job_parse_id(argv[optind], strlen(argv[optind])) : 0;
-	if (!job)
+}
+
+static int run(int argc, char **argv)
+{
+	struct request request = { 0 };
+	int usage = parse(argc, argv, &request);
+	if (usage >= 0)
+		return usage;
+	if (!request.job)
 		return softmig_cli_usage(self, "a job's number is needed, as in softmig report 4711");
-	if (argv[optind + 1])
-		return softmig_cli_usage(self, "'%s' is one word too many", argv[optind + 1]);
+	uint64_t job = softmig_job_parse_id(request.job, strlen(request.job));
+	if (!job)
+		return softmig_cli_usage(self, "'%s' is not a job's number; an element of an array has its own, SLURM_JOB_ID", request.job);
 	struct softmig_summary summary = { 0 };
 	int status = find(job, &summary);
 	if (status != SOFTMIG_EXIT_OK)
 		return status;
-	if (as_json)
+	if (request.as_json)
 		print_json(&summary);
 	else
 		print_text(&summary);
 	char why[512];
-	if (picture && softmig_plot(&summary, picture, why, sizeof why) != 0)
+	if (request.picture && softmig_plot(&summary, request.picture, why, sizeof why) != 0)
 		return softmig_cli_fail(self, "%s", why);
 	return SOFTMIG_EXIT_OK;
 }
 
 const struct softmig_verb softmig_verb_report = {
 	.name = "report",
-	.arguments = "[--json] [--plot FILE.png] JOB",
+	.arguments = "JOB [--json] [--plot FILE.png]",
 	.summary = "Tell what a job did with its slice, and what to request next time",
 	.help = "Options:\n"
 	        "  --json           for scripts\n"

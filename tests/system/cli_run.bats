@@ -82,11 +82,30 @@ usage_error() { # usage_error WORD ARGUMENT...: status 2, nothing on stdout, one
 	usage_error "--device sm needs a percentage" run --device 0:memory=1G,sm=-1 -- true
 	usage_error "'/etc/passwd' is no library" run --memory 4G --library /etc/passwd -- true
 	usage_error "'/tmp' is no library" run --memory 4G --library /tmp -- true
+	usage_error "'17_3' is not a job's number" report 17_3
 	usage_error "'-y'" status -y
 	usage_error "'-yx'" status --json -yx
 	usage_error "'--json=yes'" status --json=yes
 	usage_error "'--j'" status --j
 	usage_error "/no/such.so" run --memory 4G --library /no/such.so -- true
+}
+
+@test "every verb takes an unknown option, a missing value and a word too many for wrong usage, in one sentence that names it" {
+	for verb in $("$softmig" --help | sed -n 's/^  \([a-z]*\) .*/\1/p'); do
+		usage_error "softmig $verb: option '--nonsense' is not understood; see softmig $verb --help" "$verb" --nonsense
+		words=()
+		[ "$verb" != slice ] || words=(delete --job 1)
+		[ "$verb" != report ] || words=(1)
+		[ "$verb" = run ] || usage_error "softmig $verb: 'surplus' is one word too many" "$verb" "${words[@]}" surplus
+		[ "$verb" != slice ] || words=(create)
+		for option in $("$softmig" "$verb" --help | grep -oE -- '--[a-z-]+ [A-Z]+' | cut -d' ' -f1 | sort -u); do
+			[ "$verb" != slice ] || [[ "$option" != --memory && "$option" != --sm ]] || continue # resize's
+			usage_error "softmig $verb: option $option needs a value" "$verb" "${words[@]}" "$option"
+			[[ "$option" =~ ^--(root|directory|library|job|pid|interval|uid|gid|array-task|het-job|memory|sm|device|gpu)$ ]] || continue
+			[ "$verb" != run ] || [ "$option" = --library ] || words=(--library "$stand_in")
+			usage_error "''" "$verb" "${words[@]}" "$option" ''
+		done
+	done
 }
 
 @test "output that cannot be written is a failure" {

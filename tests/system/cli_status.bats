@@ -305,7 +305,7 @@ directory" ]
 		"pid,name,gpus" "uuid,memory_used_bytes,memory_overhead_bytes,memory_peak_bytes,busy_seconds,throttled_seconds" >"$work/expected"
 	run jobs_on_a_node '
 		"$softmig" status --json --job 17 >/tmp/status; "$softmig" list --json >/tmp/list; "$softmig" report --json 17 >/tmp/report
-		printf "CUDA_DEVICE_SM_LIMIT=5\n" >/run/softmig/9.conf; "$softmig" status --json --job 9 >/tmp/unlimited; "$softmig" report --json 9 >/tmp/unlimited_report
+		printf "CUDA_DEVICE_SM_LIMIT=5\n" >/run/softmig/9.conf; "$softmig" status --json --job 9 >/tmp/unlimited; "$softmig" report 9 --json >/tmp/unlimited_report
 		python3 - <<END
 import json
 names = lambda o: ",".join(o)
@@ -337,7 +337,7 @@ END'
 		grep "^point=" /var/log/softmig/3.report
 		"$softmig" report --plot "/tmp/3/it'"'\''"'s over.png" 3 | head -1
 		is_png "/tmp/3/it'"'\''"'s over.png" && echo "a picture of its end"
-		"$softmig" report --plot /nowhere/x.png 3 >/dev/null || echo "status $?"
+		"$softmig" report 3 --plot /nowhere/x.png >/dev/null || echo "status $?"
 		mkdir /tmp/empty
 		PATH=/tmp/empty "$softmig" report --plot /tmp/3/none.png 3 >/dev/null || echo "status $?"
 		[ ! -e /tmp/3/none.png ] && echo "nothing left"'
