@@ -14,6 +14,8 @@
 #define LATER (CUDA_ARRAY3D_SPARSE | CUDA_ARRAY3D_DEFERRED_MAPPING)
 // Any real array is smaller; keeps the arithmetic from overflowing.
 #define LONGEST (1ull << 20)
+// More levels than there can be mean as many as there can be (cuMipmappedArrayCreate in the driver API reference).
+enum { MOST_LEVELS = 21 };
 
 // Bits of one element of all channels together, at most.
 static uint64_t element_bits(CUarray_format format, unsigned int channels)
@@ -74,10 +76,9 @@ static uint64_t bound_bytes(const CUDA_ARRAY3D_DESCRIPTOR *array, unsigned int l
 	uint64_t bits = element_bits(array->Format, array->NumChannels), bytes = 0;
 	uint64_t width = array->Width, height = array->Height == 0 ? 1 : array->Height, depth = array->Depth == 0 ? 1 : array->Depth;
 
-	levels = levels > 32 ? 32 : levels; // as the driver takes more levels than there can be
 	if (width > LONGEST || height > LONGEST || depth > LONGEST)
 		return UINT64_MAX / 2;
-	for (unsigned int level = 0; level < levels; level++) {
+	for (unsigned int level = 0; level < levels && level < MOST_LEVELS; level++) {
 		uint64_t rows = round_up(height, 8 * power_up((height + 7) / 8, 16));
 		uint64_t slices = layered ? depth : round_up(depth, power_up(depth, 32)), level_bytes;
 		if (__builtin_mul_overflow(round_up((width * bits + 7) / 8, 64) * rows, slices, &level_bytes) ||
