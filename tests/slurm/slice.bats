@@ -14,7 +14,7 @@ setup() {
 
 # own SCRIPT: in a namespace with /run and /var/log of its own; "$@" of the script is softmig slice
 own() {
-  unshare -m bash -c "mount -t tmpfs -o mode=755 softmig /run && mount -t tmpfs -o mode=755 softmig /var/log && mkdir -m 755 \$s
+  unshare -m bash -c "mount -t tmpfs -o mode=755 softmig /run && mount -t tmpfs -o mode=755 softmig /var/log && mkdir -m 755 \$s || exit 99
     slice() { \"\$softmig\" slice \"\$@\"; }
     $1"
 }

@@ -7,6 +7,8 @@ bats_require_minimum_version 1.5.0
 
 setup() {
 	softmig=$BUILD/softmig
+	as_nobody=()
+	[ "$(id -u)" -ne 0 ] || as_nobody=(setpriv --reuid 65534 --regid 65534 --clear-groups)
 	# Any shared library will do where the test is about softmig run and not about the library.
 	stand_in=$(ldconfig -p | awk '/libm\.so\.6/ { print $NF; exit }')
 	stand_in=$(readlink -f "$stand_in")
@@ -38,7 +40,8 @@ directories_gone() {
 usage_error() { # usage_error WORD ARGUMENT...: status 2, nothing on stdout, one line on stderr that names WORD
 	local word=$1 status=0
 	shift
-	"$softmig" "$@" >"$work/out" 2>"$work/err" || status=$?
+	# as nobody, so that a verb which errs in what it takes for wrong usage changes nothing of this machine
+	"${as_nobody[@]}" "$softmig" "$@" >"$work/out" 2>"$work/err" || status=$?
 	cat "$work/err"
 	[ "$status" -eq 2 ] && [ ! -s "$work/out" ] && [ "$(wc -l <"$work/err")" -eq 1 ] && grep -qF -- "$word" "$work/err"
 }
