@@ -436,19 +436,20 @@ static uint64_t perform(struct CUgraphNode_st *node)
 	}
 }
 
-static bool has_host_part(const struct CUgraph_st *graph)
+static bool has_outer_part(const struct CUgraph_st *graph)
 {
 	for (const struct CUgraphNode_st *node = graph->first; node != NULL; node = node->next) {
 		if (node->type == CU_GRAPH_NODE_TYPE_HOST || node->type == CU_GRAPH_NODE_TYPE_EVENT_RECORD
-			|| node->type == CU_GRAPH_NODE_TYPE_WAIT_EVENT)
+			|| node->type == CU_GRAPH_NODE_TYPE_WAIT_EVENT
+			|| (node->type == CU_GRAPH_NODE_TYPE_KERNEL && node->launch.function->ranks > 0))
 			return true;
-		if (node->type == CU_GRAPH_NODE_TYPE_GRAPH && has_host_part(node->child))
+		if (node->type == CU_GRAPH_NODE_TYPE_GRAPH && has_outer_part(node->child))
 			return true;
 	}
 	return false;
 }
 
-// A graph in which the host or events take part goes node by node through the stream: no two of its nodes side by side.
+// A graph in which the host, events or other GPUs take part goes node by node through the stream: no two of its nodes side by side.
 static CUresult one_by_one(const struct CUgraph_st *graph, struct CUstream_st *stream)
 {
 	CUresult result = CUDA_SUCCESS;
@@ -459,6 +460,10 @@ static CUresult one_by_one(const struct CUgraph_st *graph, struct CUstream_st *s
 		case CU_GRAPH_NODE_TYPE_WAIT_EVENT: result = sim_event_wait(node->event, stream); break;
 		case CU_GRAPH_NODE_TYPE_GRAPH: result = one_by_one(node->child, stream); break;
 		default: {
+			if (node->type == CU_GRAPH_NODE_TYPE_KERNEL && node->launch.function->ranks > 0 && !node->disabled) {
+				result = sim_launch_submit(&node->launch, stream);
+				break;
+			}
 			uint64_t ns = perform(node);
 			if (ns > 0)
 				result = sim_stream_submit(stream, SIM_KERNEL, ns, SIM_FULL_WIDTH);
@@ -496,13 +501,13 @@ static CUresult launch(CUgraphExec exec, CUstream handle)
 	sim_enter();
 	result = allocate_all(exec, exec->graph);
 	uint64_t ns = 0;
-	bool host = has_host_part(exec->graph);
-	if (result == CUDA_SUCCESS && !host)
+	bool steps = has_outer_part(exec->graph);
+	if (result == CUDA_SUCCESS && !steps)
 		ns = critical_path(exec->graph);
 	sim_leave();
 	if (result != CUDA_SUCCESS)
 		return result;
-	result = host ? one_by_one(exec->graph, stream) : sim_stream_submit(stream, SIM_KERNEL, ns, SIM_FULL_WIDTH);
+	result = steps ? one_by_one(exec->graph, stream) : sim_stream_submit(stream, SIM_KERNEL, ns, SIM_FULL_WIDTH);
 	sim_enter();
 	free_all(exec->graph);
 	sim_leave();

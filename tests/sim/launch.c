@@ -29,6 +29,14 @@ uint32_t sim_launch_width(const struct sim_launch *launch)
 	return width > 0 ? (uint32_t)width : 1;
 }
 
+CUresult sim_launch_submit(const struct sim_launch *launch, struct CUstream_st *stream)
+{
+	const struct CUfunc_st *function = launch->function;
+	if (function->ranks > 0)
+		return sim_stream_submit_collective(stream, function->ns, sim_launch_width(launch), function->ranks, function->communicator);
+	return sim_stream_submit(stream, SIM_KERNEL, function->ns, sim_launch_width(launch));
+}
+
 CUresult sim_launch_check(struct sim_launch *launch, CUfunction handle, struct CUctx_st *context)
 {
 	if (handle == NULL)
@@ -70,7 +78,7 @@ static CUresult launch_on(CUstream handle, CUfunction function, struct sim_launc
 		stream->context, launch->function->local_bytes, launch->function->heap, launch->function->printf_buffer);
 	if (result != CUDA_SUCCESS)
 		return result;
-	result = sim_stream_submit(stream, SIM_KERNEL, launch->function->ns, sim_launch_width(launch));
+	result = sim_launch_submit(launch, stream);
 	if (result == CUDA_SUCCESS && after != NULL)
 		result = sim_event_record(after, stream);
 	return result;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Modules, libraries, functions. A kernel's name says what it does: "spin_250us" lasts that long, "..._local4096" needs
 // that much local memory per thread, one with "malloc" or "printf" in its name the heap or the buffer, "missing..."
-// does not exist. Any image is accepted; what it weighs is a word "code=3M" in its text, or PTX's arrays of bytes.
+// does not exist. "collective_300us_of4" waits for those of three other GPUs, "..._comm7" of communicator 7; else it is 0. Any image is accepted; what it weighs is a word "code=3M" in its text, or PTX's arrays of bytes.
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -52,6 +52,10 @@ struct CUfunc_st *sim_function(struct CUmod_st *module, const char *name)
 	function->module = module;
 	snprintf(function->name, sizeof(function->name), "%s", name);
 	function->ns = duration_ns(name);
+	if (strncmp(name, "collective_", 11) == 0) {
+		function->ranks = (uint32_t)number_after(name, "_of");
+		function->communicator = number_after(name, "_comm");
+	}
 	function->local_bytes = number_after(name, "_local");
 	function->heap = strstr(name, "malloc") != NULL;
 	function->printf_buffer = strstr(name, "printf") != NULL;

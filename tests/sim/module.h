@@ -12,6 +12,8 @@ struct CUfunc_st {
 	struct CUmod_st *module;
 	char name[128];
 	uint64_t ns, local_bytes;
+	uint32_t ranks; // it is a collective of so many; 0: it is none
+	uint64_t communicator;
 	bool heap, printf_buffer;
 	int attribute[32];
 	int block[3]; // of the oldest launch calls
@@ -60,5 +62,6 @@ struct sim_launch {
 // Resolves the handle (function or kernel) for context and checks the launch's figures.
 CUresult sim_launch_check(struct sim_launch *launch, CUfunction handle, struct CUctx_st *context);
 uint32_t sim_launch_width(const struct sim_launch *launch);
+CUresult sim_launch_submit(const struct sim_launch *launch, struct CUstream_st *stream);
 CUresult sim_capture_kernel(struct CUstream_st *stream, const struct sim_launch *launch);
 #endif

@@ -244,6 +244,8 @@ CUresult sim_stream_synchronize(struct CUstream_st *stream);
 CUresult sim_stream_wait_idle(struct CUctx_st *context, int stream); // -1: the whole context
 // Work without bytes of its own on a stream: sim_enter not held; waits while the queue is full.
 CUresult sim_stream_submit(struct CUstream_st *stream, enum sim_command_kind kind, uint64_t ns, uint32_t width_ppm);
+CUresult sim_stream_submit_collective(
+	struct CUstream_st *stream, uint64_t ns, uint32_t width_ppm, uint32_t ranks, uint64_t communicator);
 void sim_stream_nap(uint64_t left_ns);
 
 #define SIM_STREAM(name, handle) \

@@ -9,13 +9,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SIM_MAGIC 0x334d49534d54464full
+#define SIM_MAGIC 0x344d49534d54464full
 #define SIM_GPUS 16
 #define SIM_PROCESSES 512
 #define SIM_CONTEXTS 512
 #define SIM_STREAMS 256
 #define SIM_COMMANDS 1024
 #define SIM_SHARED_BLOCKS 1024
+#define SIM_COMMUNICATORS 16 // that one context takes part in
 #define SIM_HOLDERS 16
 #define SIM_SAMPLES 64 // windows of utilisation kept per GPU
 #define SIM_SAMPLE_NS (1000000000ull / 6)
@@ -26,7 +27,7 @@
 
 enum sim_command_state { SIM_FREE, SIM_QUEUED, SIM_RUNNING, SIM_DONE };
 enum sim_command_kind {
-	SIM_KERNEL, // needs its context's time slice for left_ns
+	SIM_KERNEL, // needs its context's time slice for left_ns; of a collective: while its other ranks have theirs
 	SIM_COPY,   // left_ns on a copy engine, whoever has the slice
 	SIM_MARK,   // takes no time; kept until its process has read end_ns
 	SIM_WAIT,   // holds its stream until another command is done
@@ -44,6 +45,9 @@ struct sim_command {
 	uint64_t end_ns;
 	int32_t wait_context, wait_command; // of a SIM_WAIT; a SIM_MARK or SIM_HOST has its owner's tag in wait_context
 	uint64_t wait_sequence;
+	uint32_t ranks; // of a collective, which is its communicator's so-manieth; 0: it is none
+	uint32_t met;   // the other ranks run too, at this moment
+	uint64_t communicator, number;
 };
 
 struct sim_stream_queue {
@@ -61,6 +65,11 @@ struct sim_context_queue {
 	uint32_t pending;
 	uint32_t done_marks; // finished, not yet read
 	uint32_t copies;     // under way
+	uint32_t collectives; // queued or running
+	uint32_t communicators;
+	struct {
+		uint64_t name, submitted, finished; // collectives
+	} communicator[SIM_COMMUNICATORS];
 	uint64_t busy_ns;
 	uint64_t active[SIM_STREAMS / 64]; // streams with something queued
 	struct sim_stream_queue stream[SIM_STREAMS];
@@ -132,6 +141,7 @@ struct sim_state {
 	uint64_t slice_ns, switch_ns, idle_switch_ns;
 	uint64_t next_id, next_sequence;
 	uint64_t reaped_ns; // when last
+	uint64_t collectives; // queued or running: while there are any, all GPUs' clocks go together
 	char config[512];
 	struct sim_gpu gpu[SIM_GPUS];
 	struct sim_process process[SIM_PROCESSES];

@@ -121,8 +121,9 @@ CUresult sim_stream_wait_idle(struct CUctx_st *context, int stream)
 	}
 }
 
-// Submits by `submit`, waiting while the queue is full as the hardware's queues make one wait.
-CUresult sim_stream_submit(struct CUstream_st *stream, enum sim_command_kind kind, uint64_t ns, uint32_t width_ppm)
+// Submits, waiting while the queue is full as the hardware's queues make one wait.
+static CUresult submit(struct CUstream_st *stream, enum sim_command_kind kind, uint64_t ns, uint32_t width_ppm,
+	uint32_t ranks, uint64_t communicator)
 {
 	struct CUctx_st *context = stream->context;
 	for (;;) {
@@ -131,13 +132,28 @@ CUresult sim_stream_submit(struct CUstream_st *stream, enum sim_command_kind kin
 		sim_timeline_advance(context->gpu, sim_now_ns());
 		if (sim_state->context[context->queue].done_marks > 64 || sim_state->context[context->queue].free_head < 0)
 			sim_event_collect(context);
-		int command = sim_timeline_submit(context->queue, stream->queue, kind, ns, width_ppm, 0, NULL);
+		int command = ranks > 0
+			? sim_timeline_submit_collective(context->queue, stream->queue, ns, width_ppm, ranks, communicator)
+			: sim_timeline_submit(context->queue, stream->queue, kind, ns, width_ppm, 0, NULL);
 		sim_unlock();
 		sim_leave();
 		if (command >= 0)
 			return CUDA_SUCCESS;
+		if (command == -2)
+			return CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES;
 		sim_stream_nap(200000);
 	}
+}
+
+CUresult sim_stream_submit(struct CUstream_st *stream, enum sim_command_kind kind, uint64_t ns, uint32_t width_ppm)
+{
+	return submit(stream, kind, ns, width_ppm, 0, 0);
+}
+
+CUresult sim_stream_submit_collective(
+	struct CUstream_st *stream, uint64_t ns, uint32_t width_ppm, uint32_t ranks, uint64_t communicator)
+{
+	return submit(stream, SIM_KERNEL, ns, width_ppm, ranks, communicator);
 }
 
 static CUresult create(CUstream *phStream, unsigned flags, int priority)

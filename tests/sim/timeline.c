@@ -4,20 +4,17 @@
 
 #include <string.h>
 
+#include "collective.h"
+
 enum { STREAM_CLOSING = 8 };
 #define NEVER UINT64_MAX
 #define REAP_NS 5000000ull
+#define UNKNOWN_NS 110000ull // of what nobody knows how long it takes: look again soon
 
 static struct sim_context_queue *context_at(int context)
 {
 	return &sim_state->context[context];
 }
-
-// Calls body with `number` for every stream of queue that has something queued.
-#define FOR_ACTIVE(queue, number) \
-	for (int word_ = 0; word_ < SIM_STREAMS / 64; word_++) \
-		for (uint64_t bits_ = (queue)->active[word_]; bits_ != 0; bits_ &= bits_ - 1) \
-			for (int number = word_ * 64 + __builtin_ctzll(bits_), once_ = 1; once_; once_ = 0)
 
 static void put_free(struct sim_context_queue *queue, int index)
 {
@@ -59,6 +56,7 @@ void sim_timeline_close(int context)
 	gpu->context_count = kept;
 	if (gpu->current == context)
 		gpu->current = -1;
+	sim_state->collectives -= queue->collectives;
 	queue->used = 0;
 }
 
@@ -103,6 +101,11 @@ static void finish(struct sim_context_queue *queue, int stream, uint64_t t)
 	}
 	if (command->kind == SIM_COPY)
 		queue->copies--;
+	if (command->ranks > 0) {
+		sim_collective_finish(queue, command);
+		queue->collectives--;
+		sim_state->collectives--;
+	}
 	if (command->kind == SIM_MARK) {
 		command->state = SIM_DONE;
 		queue->done_marks++;
@@ -296,74 +299,141 @@ static uint64_t least(uint64_t a, uint64_t b)
 	return a < b ? a : b;
 }
 
-// Lets the present context compute until something changes. Returns false where it has nothing to compute.
-static bool compute(struct sim_gpu *gpu, struct sim_context_queue *queue, uint64_t until)
+static bool computes(const struct sim_context_queue *queue)
 {
-	uint64_t t = gpu->clock_ns, shortest = NEVER;
-	settle(queue, t, true);
 	FOR_ACTIVE(queue, stream) {
 		const struct sim_command *head = &queue->command[queue->stream[stream].head];
 		if (head->kind == SIM_KERNEL && head->state == SIM_RUNNING)
-			shortest = least(shortest, head->left_ns);
+			return true;
 	}
-	if (shortest == NEVER)
-		return false;
-	uint64_t ns = least(least(shortest, gpu->slice_left_ns), until - t);
-	count_busy(gpu, queue, t, ns);
-	gpu->clock_ns = t + ns;
+	return false;
+}
+
+static bool gets_on(const struct sim_command *head)
+{
+	return head->kind == SIM_KERNEL && head->state == SIM_RUNNING && (head->ranks == 0 || head->met);
+}
+
+// Makes all changes that take no time, until the GPU computes, switches, or has nothing to do.
+static void prepare(struct sim_gpu *gpu)
+{
+	for (;;) {
+		if (next_copy_end(gpu) <= gpu->clock_ns) {
+			finish_copies(gpu, gpu->clock_ns);
+			continue;
+		}
+		if (gpu->switch_left_ns > 0)
+			return;
+		if (gpu->current >= 0) {
+			settle(context_at(gpu->current), gpu->clock_ns, true);
+			if (computes(context_at(gpu->current)))
+				return;
+		}
+		int next = next_turn(gpu);
+		if (next < 0) {
+			gpu->slice_left_ns = sim_state->slice_ns;
+			return;
+		}
+		switch_to(gpu, next, sim_state->idle_switch_ns);
+	}
+}
+
+// How long nothing changes on a prepared GPU.
+static uint64_t steady_ns(const struct sim_gpu *gpu)
+{
+	uint64_t copy_end = next_copy_end(gpu), ns = copy_end == NEVER ? NEVER : copy_end - gpu->clock_ns;
+	if (gpu->switch_left_ns > 0)
+		return least(ns, gpu->switch_left_ns);
+	if (gpu->current < 0 || !computes(context_at(gpu->current)))
+		return ns;
+	const struct sim_context_queue *queue = context_at(gpu->current);
+	FOR_ACTIVE(queue, stream) {
+		const struct sim_command *head = &queue->command[queue->stream[stream].head];
+		if (gets_on(head))
+			ns = least(ns, head->left_ns);
+	}
+	return least(ns, gpu->slice_left_ns);
+}
+
+// Lets the present context compute.
+static void compute(struct sim_gpu *gpu, struct sim_context_queue *queue, uint64_t ns)
+{
+	count_busy(gpu, queue, gpu->clock_ns, ns);
+	gpu->clock_ns += ns;
 	gpu->slice_left_ns -= ns;
 	FOR_ACTIVE(queue, stream) {
 		struct sim_command *head = &queue->command[queue->stream[stream].head];
-		if (head->kind != SIM_KERNEL || head->state != SIM_RUNNING)
+		if (!gets_on(head))
 			continue;
 		head->left_ns -= ns;
 		if (head->left_ns == 0)
 			finish(queue, stream, gpu->clock_ns);
 	}
 	settle(queue, gpu->clock_ns, true);
-	if (gpu->slice_left_ns == 0) {
-		int next = next_turn(gpu);
-		if (next >= 0)
-			switch_to(gpu, next, sim_state->switch_ns);
-		else
-			gpu->slice_left_ns = sim_state->slice_ns;
+	if (gpu->slice_left_ns > 0)
+		return;
+	int next = next_turn(gpu);
+	if (next >= 0)
+		switch_to(gpu, next, sim_state->switch_ns);
+	else
+		gpu->slice_left_ns = sim_state->slice_ns;
+}
+
+// Lets time pass on a prepared GPU, no longer than it is steady.
+static void pass(struct sim_gpu *gpu, uint64_t ns)
+{
+	if (gpu->switch_left_ns > 0) {
+		gpu->switch_left_ns -= ns;
+		gpu->clock_ns += ns;
+	} else if (gpu->current >= 0 && computes(context_at(gpu->current))) {
+		compute(gpu, context_at(gpu->current), ns);
+	} else {
+		gpu->clock_ns += ns;
 	}
-	return true;
+}
+
+// Brings count GPUs to the time now, step by step together: none goes on before all are where it is.
+static void advance(struct sim_gpu *gpu, int count, uint64_t now_ns)
+{
+	for (;;) {
+		uint64_t first_ns = now_ns, until_ns = now_ns;
+		for (int i = 0; i < count; i++)
+			first_ns = least(first_ns, gpu[i].clock_ns);
+		if (first_ns == now_ns)
+			break;
+		for (int i = 0; i < count; i++) {
+			if (gpu[i].clock_ns > first_ns)
+				until_ns = least(until_ns, gpu[i].clock_ns);
+			else
+				prepare(&gpu[i]);
+		}
+		if (sim_state->collectives > 0)
+			sim_collective_meet();
+		uint64_t ns = until_ns - first_ns;
+		for (int i = 0; i < count; i++)
+			if (gpu[i].clock_ns == first_ns)
+				ns = least(ns, steady_ns(&gpu[i]));
+		for (int i = 0; i < count; i++)
+			if (gpu[i].clock_ns == first_ns)
+				pass(&gpu[i], ns);
+	}
+	// What takes no time and stands at the head of its stream is done now, not at the next question.
+	for (int i = 0; i < count; i++) {
+		if (next_copy_end(&gpu[i]) <= gpu[i].clock_ns)
+			finish_copies(&gpu[i], gpu[i].clock_ns);
+		if (gpu[i].current >= 0 && gpu[i].switch_left_ns == 0)
+			settle(context_at(gpu[i].current), gpu[i].clock_ns, true);
+	}
 }
 
 void sim_timeline_advance(int index, uint64_t now_ns)
 {
-	struct sim_gpu *gpu = &sim_state->gpu[index];
 	if (now_ns > sim_state->reaped_ns + REAP_NS)
 		sim_reap(); // what the dead had queued is not done
-	while (gpu->clock_ns < now_ns) {
-		uint64_t copy_end = next_copy_end(gpu);
-		if (copy_end <= gpu->clock_ns) {
-			finish_copies(gpu, gpu->clock_ns);
-			continue;
-		}
-		uint64_t until = least(now_ns, copy_end);
-		if (gpu->switch_left_ns > 0) {
-			uint64_t ns = least(gpu->switch_left_ns, until - gpu->clock_ns);
-			gpu->switch_left_ns -= ns;
-			gpu->clock_ns += ns;
-			continue;
-		}
-		if (gpu->current >= 0 && compute(gpu, context_at(gpu->current), until))
-			continue;
-		int next = next_turn(gpu);
-		if (next >= 0) {
-			switch_to(gpu, next, sim_state->idle_switch_ns);
-			continue;
-		}
-		gpu->slice_left_ns = sim_state->slice_ns;
-		gpu->clock_ns = until;
-	}
-	// What takes no time and stands at the head of its stream is done now, not at the next question.
-	if (next_copy_end(gpu) <= gpu->clock_ns)
-		finish_copies(gpu, gpu->clock_ns);
-	if (gpu->current >= 0 && gpu->switch_left_ns == 0)
-		settle(context_at(gpu->current), gpu->clock_ns, true);
+	if (sim_state->collectives > 0)
+		advance(sim_state->gpu, sim_state->gpu_count, now_ns);
+	else
+		advance(&sim_state->gpu[index], 1, now_ns);
 }
 
 static int append(int context, int stream, const struct sim_command *what, uint64_t *sequence)
@@ -405,6 +475,24 @@ int sim_timeline_submit(
 	return append(context, stream, &command, sequence);
 }
 
+int sim_timeline_submit_collective(
+	int context, int stream, uint64_t ns, uint32_t width_ppm, uint32_t ranks, uint64_t communicator)
+{
+	struct sim_context_queue *queue = context_at(context);
+	struct sim_command command = {
+		.kind = SIM_KERNEL, .left_ns = ns, .width_ppm = width_ppm, .ranks = ranks, .communicator = communicator};
+	if (queue->free_head < 0)
+		return -1;
+	if (!sim_collective_number(queue, communicator, &command.number))
+		return -2;
+	// From here on all clocks go together.
+	for (int gpu = 0; gpu < sim_state->gpu_count && sim_state->collectives == 0; gpu++)
+		advance(&sim_state->gpu[gpu], 1, sim_state->gpu[queue->gpu].clock_ns);
+	queue->collectives++;
+	sim_state->collectives++;
+	return append(context, stream, &command, NULL);
+}
+
 int sim_timeline_submit_wait(int context, int stream, int on_context, int on_command, uint64_t on_sequence)
 {
 	struct sim_command command = {
@@ -443,7 +531,9 @@ uint64_t sim_timeline_left(int context, int stream, uint64_t sequence)
 				break;
 			left++; // even what takes no time is not done
 			if (command->kind == SIM_HOST || command->kind == SIM_POLL || command->kind == SIM_WAIT)
-				left += 110000; // nobody knows; look again soon
+				left += UNKNOWN_NS;
+			if (command->kind == SIM_KERNEL && command->ranks > 0 && !command->met)
+				left += UNKNOWN_NS;
 			if (command->kind == SIM_COPY && command->state == SIM_RUNNING)
 				left += command->end_ns > gpu->clock_ns ? command->end_ns - gpu->clock_ns : 0;
 			else
@@ -459,7 +549,7 @@ uint64_t sim_timeline_left(int context, int stream, uint64_t sequence)
 static void repair_context(struct sim_context_queue *queue)
 {
 	queue->free_head = -1;
-	queue->pending = queue->done_marks = queue->copies = 0;
+	queue->pending = queue->done_marks = queue->copies = queue->collectives = 0;
 	memset(queue->active, 0, sizeof(queue->active));
 	for (int stream = 0; stream < SIM_STREAMS; stream++) {
 		queue->stream[stream].head = queue->stream[stream].tail = -1;
@@ -486,12 +576,14 @@ static void repair_context(struct sim_context_queue *queue)
 		its->pending++;
 		queue->pending++;
 		queue->copies += command->kind == SIM_COPY && command->state == SIM_RUNNING;
+		queue->collectives += command->ranks > 0;
 		queue->active[command->stream / 64] |= 1ull << (command->stream % 64);
 	}
 }
 
 void sim_timeline_repair(void)
 {
+	sim_state->collectives = 0;
 	for (int index = 0; index < sim_state->gpu_count; index++) {
 		sim_state->gpu[index].context_count = 0;
 		sim_state->gpu[index].current = -1;
@@ -505,6 +597,7 @@ void sim_timeline_repair(void)
 			continue;
 		}
 		repair_context(queue);
+		sim_state->collectives += queue->collectives;
 		struct sim_gpu *gpu = &sim_state->gpu[queue->gpu];
 		gpu->context[gpu->context_count++] = context;
 	}

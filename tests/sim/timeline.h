@@ -6,12 +6,19 @@
 // The model: a GPU works for one context at a time, up to slice_ns while others want it too; preempting costs
 // switch_ns, passing on when idle idle_switch_ns. Within a context, streams run side by side as long as their kernels
 // together fit the GPU (width_ppm), started in the order of submission. Event marks are commands of their context: they
-// too wait for its slice. Copies do not. All functions: lock held.
+// too wait for its slice. Copies do not. A kernel of a collective keeps its GPU busy like any other, but gets on only while
+// those of its other ranks run on other GPUs at the same time (collective.c). All functions: lock held.
 #ifndef SOFTMIG_SIM_TIMELINE_H
 #define SOFTMIG_SIM_TIMELINE_H
 #include "state.h"
 
 #define SIM_FULL_WIDTH 1000000u
+
+// Calls body with `number` for every stream of queue that has something queued.
+#define FOR_ACTIVE(queue, number) \
+	for (int word_ = 0; word_ < SIM_STREAMS / 64; word_++) \
+		for (uint64_t bits_ = (queue)->active[word_]; bits_ != 0; bits_ &= bits_ - 1) \
+			for (int number = word_ * 64 + __builtin_ctzll(bits_), once_ = 1; once_; once_ = 0)
 
 // A new context of process slot on gpu, with stream 0 as its legacy default stream. -1: no room.
 int sim_timeline_open(int gpu, int slot);
@@ -25,10 +32,13 @@ void sim_timeline_stream_close(int context, int stream);
 // queue is full.
 int sim_timeline_submit(
 	int context, int stream, enum sim_command_kind kind, uint64_t ns, uint32_t width_ppm, int tag, uint64_t *sequence);
+// Appends the kernel of one rank: its context's next collective in the communicator. -2: too many communicators.
+int sim_timeline_submit_collective(
+	int context, int stream, uint64_t ns, uint32_t width_ppm, uint32_t ranks, uint64_t communicator);
 // Appends a wait for another command, which may be of another context.
 int sim_timeline_submit_wait(int context, int stream, int on_context, int on_command, uint64_t on_sequence);
 
-// Brings a GPU to the time now.
+// Brings a GPU to the time now, and while there are collectives all GPUs.
 void sim_timeline_advance(int gpu, uint64_t now_ns);
 
 // Is this command done? *end_ns (where not NULL and known) is when.
