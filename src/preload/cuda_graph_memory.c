@@ -20,7 +20,7 @@ CUresult hook_cuDeviceGraphMemTrim(CUdevice device)
 	if (gpu == NULL || !softmig_graph_pool_is_used())
 		return DRIVER(cuDeviceGraphMemTrim)(device);
 	softmig_gpu_enter(gpu);
-	CUresult result = softmig_graph_pool_trim_by(gpu, DRIVER(cuDeviceGraphMemTrim));
+	CUresult result = softmig_graph_pool_trim(gpu);
 	softmig_gpu_leave(gpu);
 	return result;
 }

@@ -15,7 +15,7 @@
 #include "preload/private.h"
 #include "preload/stream.h"
 
-enum { STREAMS = 16 };
+enum { STREAMS = 16, PATIENCE = 10000 };
 
 // A device's pool. All zero: nothing charged, and what a forked child finds. What follows the charge is the lock's.
 struct pool {
@@ -107,7 +107,19 @@ static void refresh(struct softmig_gpu *gpu, struct pool *pool, uint64_t held_by
 	unlock(pool);
 }
 
-// Under the lock, which keeps launches from relying on what is being given back. A launch under way that does is left alone.
+// Under the lock, which keeps launches from relying on what is being given back.
+static CUresult trim(struct softmig_gpu *gpu, struct pool *pool)
+{
+	CUresult result = DRIVER(cuDeviceGraphMemTrim)(gpu->device);
+	uint64_t now = reserved_bytes(gpu, atomic_load_explicit(&pool->charged_bytes, memory_order_relaxed));
+
+	if (result == CUDA_SUCCESS)
+		trimmed(pool, now);
+	charge(gpu, pool, now, 0);
+	return result;
+}
+
+// Launches under way that rely on the pool are left alone: what is refused because of it is as much theirs.
 void softmig_graph_memory_trim(struct softmig_gpu *gpu)
 {
 	struct pool *pool = atomic_load(&any) ? pool_of(gpu) : NULL;
@@ -115,16 +127,30 @@ void softmig_graph_memory_trim(struct softmig_gpu *gpu)
 	if (pool == NULL || !SOFTMIG_HAS(cuDeviceGraphMemTrim))
 		return;
 	lock(pool);
-	uint64_t now = reserved_bytes(gpu, atomic_load_explicit(&pool->charged_bytes, memory_order_relaxed));
-	if (pool->relying == 0 && now != 0) {
+	if (pool->relying == 0 && reserved_bytes(gpu, 0) != 0) {
 		CUstreamCaptureMode mode = softmig_stream_relax();
-		DRIVER(cuDeviceGraphMemTrim)(gpu->device);
+		trim(gpu, pool);
 		softmig_stream_restore(mode);
-		now = reserved_bytes(gpu, now);
-		trimmed(pool, now);
 	}
-	charge(gpu, pool, now, 0);
 	unlock(pool);
+}
+
+// What the program asks for is done, but not in the midst of launches that rely on the pool, unless these take very long.
+CUresult softmig_graph_pool_trim(struct softmig_gpu *gpu)
+{
+	struct pool *pool = pool_of(gpu);
+
+	if (pool == NULL)
+		return DRIVER(cuDeviceGraphMemTrim)(gpu->device);
+	lock(pool);
+	for (int i = 0; i < PATIENCE && pool->relying > 0; i++) {
+		unlock(pool);
+		sched_yield();
+		lock(pool);
+	}
+	CUresult result = trim(gpu, pool);
+	unlock(pool);
+	return result;
 }
 
 bool softmig_graph_memory_changed(struct softmig_gpu *gpu)
@@ -148,22 +174,6 @@ void softmig_graph_memory_forget(struct softmig_gpu *gpu)
 	trimmed(pool, 0);
 	charge(gpu, pool, 0, 0);
 	unlock(pool);
-}
-
-CUresult softmig_graph_pool_trim_by(struct softmig_gpu *gpu, CUresult (*trim)(CUdevice))
-{
-	CUresult result = trim(gpu->device);
-	struct pool *pool = pool_of(gpu);
-
-	if (pool == NULL)
-		return result;
-	lock(pool);
-	uint64_t now = reserved_bytes(gpu, atomic_load_explicit(&pool->charged_bytes, memory_order_relaxed));
-	if (result == CUDA_SUCCESS)
-		trimmed(pool, now);
-	charge(gpu, pool, now, 0);
-	unlock(pool);
-	return result;
 }
 
 // --- Launches.
@@ -224,10 +234,24 @@ static void rely_no_more(struct pool *pool, uint32_t under_way, uint32_t relying
 	unlock(pool);
 }
 
+// It is not to be launched as things are, and keeps nothing that it did not keep before (counted: as it was then).
+static void withdraw(struct pool *pool, struct softmig_graph_launch *launch, uint32_t counted)
+{
+	lock(pool);
+	pool->under_way--;
+	pool->relying--;
+	if (launch->counted != counted && launch->counted == pool->era + 1) {
+		pool->kept_bytes -= launch->kept_bytes;
+		launch->counted = counted;
+	}
+	unlock(pool);
+}
+
 // All that the graph takes, or else what is not there already.
 bool softmig_graph_pool_begin(struct softmig_gpu *gpu, struct softmig_graph_launch *launch)
 {
 	struct pool *pool = pool_of(gpu);
+	uint32_t counted = launch->counted;
 
 	if (pool == NULL)
 		return false;
@@ -240,7 +264,7 @@ bool softmig_graph_pool_begin(struct softmig_gpu *gpu, struct softmig_graph_laun
 	launch->held_bytes = least;
 	if (least < launch->bytes && softmig_charge_if_room(gpu, SOFTMIG_LEDGER_TRACKED, launch->held_bytes))
 		return true;
-	rely_no_more(pool, 1, 1); // so that it can be trimmed
+	withdraw(pool, launch, counted); // so that the pool can be trimmed
 	launch->held_bytes = launch->bytes;
 	if (!softmig_charge(gpu, SOFTMIG_LEDGER_TRACKED, launch->held_bytes, "graph memory"))
 		return false;

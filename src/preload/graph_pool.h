@@ -22,6 +22,6 @@ uint64_t softmig_graph_stream(CUstream stream, bool per_thread);
 // Around a launch, between enter and leave: reserves what it may make the pool grow by (false: refused; then no end), and takes account of what it did.
 bool softmig_graph_pool_begin(struct softmig_gpu *gpu, struct softmig_graph_launch *launch);
 void softmig_graph_pool_end(struct softmig_gpu *gpu, const struct softmig_graph_launch *launch);
-// The program gives back idle memory by trim.
-CUresult softmig_graph_pool_trim_by(struct softmig_gpu *gpu, CUresult (*trim)(CUdevice));
+// The program gives back idle memory: cuDeviceGraphMemTrim, between enter and leave.
+CUresult softmig_graph_pool_trim(struct softmig_gpu *gpu);
 #endif

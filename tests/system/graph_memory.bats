@@ -80,3 +80,9 @@ teardown() {
 @test "graphs are launched again after stream-ordered allocations were refused" {
 	in_slice 4G graph_memory beside_stream_ordered
 }
+
+@test "threads that launch graphs in a slice too small for all of them never stand above it" {
+	# shellcheck disable=SC2154 # work is of gpu_slice.bash
+	SOFTMIG_SIM_WITNESS=$work/witness SOFTMIG_SIM_CEILING=1100M in_slice 1100M graph_memory many_threads
+	[ ! -s "$work/witness" ]
+}

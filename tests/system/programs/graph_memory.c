@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // graph_memory TEST: memory nodes of graphs, judged from within the slice and from without. See tests/system/graph_memory.bats.
+#include <pthread.h>
+
 #include "slice.h"
 
 // A multiple of the 32 MiB that the driver's pool grows by.
@@ -377,6 +379,53 @@ static void freed_by_another_graph(void)
 	OK(CU(cuMemFreeAsync)(second, stream));
 }
 
+static CUcontext shared_context;
+static _Atomic int launched;
+
+static void *launch_and_allocate(void *number)
+{
+	unsigned seed = (unsigned)(uintptr_t)number;
+	CUdeviceptr kept, plain;
+	OK(CU(cuCtxSetCurrent)(shared_context));
+	CUstream stream = new_stream();
+	CUgraphExec exec[3] = {graph_that_keeps(SIZE * (seed % 2 + 1), &kept), instantiate(graph_of(SIZE)), instantiate(graph_of(3 * SIZE))};
+	for (int i = 0; i < 150; i++) {
+		CUresult result = CU(cuGraphLaunch)(exec[rand_r(&seed) % 3], stream);
+		EXPECT(result == CUDA_SUCCESS || result == CUDA_ERROR_OUT_OF_MEMORY, 1);
+		if (result == CUDA_SUCCESS)
+			launched++;
+
+		if (rand_r(&seed) % 4 == 0 && CU(cuMemAlloc_v2)(&plain, ((unsigned)rand_r(&seed) % 4 + 1) * SIZE) == CUDA_SUCCESS)
+			OK(CU(cuMemFree_v2)(plain));
+		if (rand_r(&seed) % 16 == 0)
+			OK(CU(cuStreamSynchronize)(stream));
+		if (rand_r(&seed) % 32 == 0)
+			OK(CU(cuDeviceGraphMemTrim)(0));
+	}
+	OK(CU(cuStreamSynchronize)(stream));
+	CU(cuMemFree_v2)(kept); // which an out-of-memory may have left without
+	for (int i = 0; i < 3; i++)
+		OK(CU(cuGraphExecDestroy)(exec[i]));
+	OK(CU(cuStreamDestroy_v2)(stream));
+	return NULL;
+}
+
+// Threads that launch, allocate and trim in a slice too small for all of it: the bats file sees that they never stood above it.
+static void many_threads(void)
+{
+	enum { THREADS = 4 };
+	pthread_t thread[THREADS];
+	shared_context = use_device(0);
+	mark(0);
+	for (uintptr_t i = 0; i < THREADS; i++)
+		pthread_create(&thread[i], NULL, launch_and_allocate, (void *)i);
+	for (int i = 0; i < THREADS; i++)
+		pthread_join(thread[i], NULL);
+	EXPECT(launched > 0, 1);
+	OK(CU(cuDeviceGraphMemTrim)(0));
+	GREW(0);
+}
+
 // The error is told in the parameters too.
 static void refused_instantiation(void)
 {
@@ -420,6 +469,6 @@ int main(int argc, char **argv)
 		{"looked_up_in_a_capture", looked_up_in_a_capture}, {"gone_with_the_context", gone_with_the_context},
 		{"kept_in_a_full_slice", kept_in_a_full_slice}, {"kept_by_turns_in_a_full_slice", kept_by_turns_in_a_full_slice},
 		{"taken_from_another", taken_from_another}, {"beside_stream_ordered", beside_stream_ordered}, {"freed_by_another_graph", freed_by_another_graph},
-		{"refused_instantiation", refused_instantiation}, {NULL, NULL}};
+		{"refused_instantiation", refused_instantiation}, {"many_threads", many_threads}, {NULL, NULL}};
 	return run_test(argc, argv, tests);
 }
