@@ -144,6 +144,20 @@ created() { [ "$output" = "softmig slice create --replace --job 1 --uid 65534 --
   [ "$status" = 1 ]
 }
 
+@test "a controller that is away for a moment, at whichever question, only delays the job" {
+  older_slurmd
+  requests gres:shard:h200:2,gres:shard:l40s:1
+  json 'shard:h200:2(IDX:1),shard:l40s:1(IDX:2)'
+  config proctrack/linuxproc task/none
+  away='file=$answers/asked.$(cksum <<<"$*" | cut -d" " -f1); [ -e "$file" ] || { : >"$file"; echo "slurm_load_jobs error: Unable to contact slurm controller" >&2; exit 1; }; '
+  says squeue "$away"'case "$*" in *--json*) cat "$answers/json" ;; *) cat "$answers/squeue" ;; esac'
+  says slurmd "$away"'cat "$answers/slurmd"'
+  says scontrol '[ "$2" != config ] || { '"$away"'cat "$answers/config"; exit; }; [ "$1 $2" = "show hostnames" ] && echo "$3"'
+  prolog SLURM_JOB_GPUS=2 SLURM_HET_JOB_ID=7 SOFTMIG_PROLOG_TRIES=2
+  created "--het-job 7 --gpu 1=2/4 --gpu 2=1/4"
+  [ "$(ls "$answers"/asked.* | wc -l)" = 5 ] # slurmd's own reading of gres.conf is asked for with and without the node's name
+}
+
 @test "a device that slurmd does not name is not guessed" {
   older_slurmd
   requests gres:shard:l40s:1
