@@ -43,7 +43,10 @@ static int add_entry(const struct softmig_node *node, const struct softmig_file 
 	int error = !text ? ENOMEM : softmig_file_replace(node->preload, text + !file->exists, length - !file->exists, file);
 	free(text);
 	if (error) {
-		(void)!put_back(node, file); // the entry may be there, without having been tried
+		struct softmig_file now; // the entry may be there, without having been tried
+		if (softmig_file_read(node->preload, &now) == 0 && softmig_node_is_enabled(node, &now))
+			(void)!put_back(node, file);
+		softmig_file_free(&now);
 		return softmig_cli_fail(self, "%s cannot be written: %s", node->preload, strerror(error));
 	}
 	char why[512];

@@ -42,6 +42,13 @@ void softmig_node_at(struct softmig_node *node, const char *root, const char *di
 
 #define LOCK_NAME ".softmig.lock"
 
+// Where /etc cannot be written, nothing in it can change; where it is full, the entry can still be taken out. Where it has no locks, two softmigs
+// at once are the admin's to avoid.
+static bool goes_without_lock(int error)
+{
+	return error == EROFS || error == ENOSPC || error == EDQUOT || error == ENOLCK || error == ENOSYS || error == EOPNOTSUPP;
+}
+
 static int take_lock(const struct softmig_verb *verb, struct softmig_node *node)
 {
 	char directory[PATH_MAX];
@@ -53,8 +60,7 @@ static int take_lock(const struct softmig_verb *verb, struct softmig_node *node)
 	if (node->etc < 0)
 		return softmig_cli_fail(verb, "%s cannot be opened: %s", directory, strerror(errno));
 	node->lock = softmig_lock_take(node->etc, LOCK_NAME);
-	// Where /etc cannot be written, nothing in it can change. Where it has no locks, two softmigs at once are the admin's to avoid.
-	if (node->lock >= 0 || errno == EROFS || errno == ENOLCK || errno == ENOSYS || errno == EOPNOTSUPP)
+	if (node->lock >= 0 || goes_without_lock(errno))
 		return -1;
 	error = errno;
 	close(node->etc);

@@ -20,7 +20,7 @@ teardown() {
 	node_teardown
 }
 
-ours=/var/lib/shared/libsoftmig.so
+export ours=/var/lib/shared/libsoftmig.so
 
 in_root() { # in_root VERB [options]
 	local verb=$1
@@ -346,6 +346,16 @@ snapshot() { # everything below the root: names, modes, owners, contents
 		cmp "$work/long" "$1/etc/ld.so.preload" && ls -A "$1/etc"' _ "$root" "$softmig"
 	[[ "$output" == *"No space left on device"*"status 1"*"ld.so.preload" ]]
 	[[ "$output" != *".ld.so.preload"* ]]
+}
+
+@test "on a disk without room for one more file, disable takes the entry out all the same" {
+	in_root install --library "$work/good.so"
+	run unshare -m bash -c '
+		mount -t tmpfs -o nr_inodes=2 none "$1/etc" && echo "$ours" >"$1/etc/ld.so.preload"
+		touch "$1/etc/another" && exit 9
+		"$2" disable --root "$1"; echo "status $?"; ls -A "$1/etc"' _ "$root" "$softmig"
+	echo "$output"
+	[[ "$output" == *"No space left"*"Disabled: "*"status 0" ]]
 }
 
 # Kills the verb at its N-th call of each system call that changes something, for every N there is (strace counts each by itself): the
