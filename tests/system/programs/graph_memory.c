@@ -394,7 +394,6 @@ static void *launch_and_allocate(void *number)
 		EXPECT(result == CUDA_SUCCESS || result == CUDA_ERROR_OUT_OF_MEMORY, 1);
 		if (result == CUDA_SUCCESS)
 			launched++;
-
 		if (rand_r(&seed) % 4 == 0 && CU(cuMemAlloc_v2)(&plain, ((unsigned)rand_r(&seed) % 4 + 1) * SIZE) == CUDA_SUCCESS)
 			OK(CU(cuMemFree_v2)(plain));
 		if (rand_r(&seed) % 16 == 0)
