@@ -6,6 +6,7 @@
 
 #include "preload/meter_gpu.h"
 #include "preload/mode.h"
+#include "slice/budget.h"
 
 // Neighbours' pages are read this often while work goes on, and at every look while waiting for them.
 #define PAGES_NS (MS)
@@ -16,12 +17,19 @@
 #define SMALL_NS (5 * MS)
 
 // How the job's other GPUs stand.
-static void ask_peers(const struct softmig_meter *meter, struct softmig_gate_ask *ask)
+static void ask_peers(struct softmig_meter *meter, struct softmig_gate_ask *ask)
 {
 	struct softmig_ledger_file *file = softmig_ledger_now()->file;
-	for (int i = 0; i < SOFTMIG_MAX_GPUS; i++)
-		if (i != meter->gpu->ledger && atomic_load_explicit(&file->gpu[i].state, memory_order_acquire) == 2)
-			softmig_gate_peer(&meter->gate, ask, (struct softmig_share *)(void *)file->gpu[i].share_words);
+	struct softmig_share *first = NULL;
+	for (int i = 0; i < SOFTMIG_MAX_GPUS; i++) {
+		if (atomic_load_explicit(&file->gpu[i].state, memory_order_acquire) != 2)
+			continue;
+		struct softmig_share *share = (struct softmig_share *)(void *)file->gpu[i].share_words;
+		first = first == NULL ? share : first;
+		if (i != meter->gpu->ledger)
+			softmig_budget_peer(&meter->gate, ask, share);
+	}
+	softmig_budget_phase(&meter->gate, first, first == meter->share, softmig_meter_turn(meter), ask);
 }
 
 // A thread that waits for one GPU may be the one that would see what another has done: others' gates must not take that one's kernels for waiting.

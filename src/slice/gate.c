@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The decision; see gate.h. docs/share.md gives the reasons for the figures.
+// The decision; see gate.h. Whether there are tokens, budget.h tells. docs/share.md gives the reasons for the figures.
 #include "slice/gate.h"
 
-#include "slice/beat.h"
+#include "slice/budget.h"
 
 #define US INT64_C(1000)
 #define MS INT64_C(1000000)
@@ -14,21 +14,6 @@
 // One decision is good for so much work and time.
 #define CREDIT_NS (2 * MS)
 #define VALID_NS (2 * MS)
-// Out of tokens, a job pauses until its next beat. In turns among neighbours it waits for a stretch of work instead: turns have their own rhythm.
-#define STRETCH_NS (4 * MS)
-#define STRETCH_PER_PCT_NS (MS / 5)
-// Neighbours matter so long.
-#define CONTESTED_NS ((uint64_t)(200 * MS))
-// See turn_credit: debt that does not stop a job in its turn.
-#define TURN_DEBT_NS (20 * MS)
-#define SIDE_BY_SIDE_NS ((uint64_t)(1000 * MS))
-// The job's other GPUs matter when they were used lately.
-#define PEER_USED_NS ((uint64_t)(2000 * MS))
-// One GPU's debt for another's sake. [model] With 20 ms ranks with long kernels can drift apart.
-#define PEER_DEBT_NS (60 * MS)
-// Estimates of when work will be done are good to so much; and so long after it was, a process may not have seen it yet.
-#define PEER_LATE_NS ((uint64_t)(250 * US))
-#define PEER_UNSEEN_NS ((uint64_t)(300 * US))
 #define LINGER_NS ((int64_t)SOFTMIG_TURN_LINGER_NS)
 // Around the moment when a turn may become free its next holder polls, so long.
 #define POLL_NS ((uint64_t)(150 * US))
@@ -54,45 +39,6 @@ static int64_t most(int64_t a, int64_t b)
 	return a > b ? a : b;
 }
 
-static unsigned effective_pct(const struct softmig_gate *gate, unsigned pct, bool borrow)
-{
-	if (pct < 1 || pct > 100 || (borrow && !gate->contested))
-		return 100;
-	return pct;
-}
-
-// Kept in the ledger, so that all processes of the job keep the same beat.
-static bool is_side_by_side(const struct softmig_share *share, uint64_t now_ns)
-{
-	uint64_t seen_ns = atomic_load_explicit(&share->side_by_side_ns, memory_order_relaxed);
-	// Another process's clock reading may be the later one.
-	return seen_ns < now_ns + SIDE_BY_SIDE_NS && now_ns < seen_ns + SIDE_BY_SIDE_NS;
-}
-
-static int64_t beat_length(const struct softmig_share *share, uint64_t now_ns)
-{
-	return is_side_by_side(share, now_ns) ? SOFTMIG_BEAT_LONG_NS : SOFTMIG_BEAT_NS;
-}
-
-// Neighbours come and go with every turn: not only at this moment.
-static bool takes_turns(const struct softmig_gate *gate, uint64_t now_ns)
-{
-	return gate->contested_ns != 0 && now_ns < gate->contested_ns + CONTESTED_NS;
-}
-
-static int64_t allowance(const struct softmig_gate *gate, const struct softmig_share *share, unsigned pct, uint64_t now_ns)
-{
-	if (takes_turns(gate, now_ns))
-		return SOFTMIG_SHARE_TURN_ALLOWANCE_NS;
-	int64_t begin_ns = softmig_beat_begin(beat_length(share, now_ns), pct);
-	return begin_ns + (is_side_by_side(share, now_ns) ? SOFTMIG_SHARE_TURN_ALLOWANCE_NS : SOFTMIG_SHARE_ALLOWANCE_NS);
-}
-
-static int64_t stretch(unsigned pct)
-{
-	return least(STRETCH_NS, (int64_t)pct * STRETCH_PER_PCT_NS);
-}
-
 static struct softmig_gate_answer wait_until(enum softmig_gate_reason reason, uint64_t until_ns, bool soon)
 {
 	return (struct softmig_gate_answer){.reason = reason, .until_ns = until_ns, .soon = soon};
@@ -108,8 +54,8 @@ uint64_t softmig_gate_bill(struct softmig_gate *gate, struct softmig_share *shar
 	gate->busy_last_ns = now_ns;
 	if (busy_ns == 0)
 		return 0;
-	pct = effective_pct(gate, pct, borrow);
-	softmig_share_charge(share, pct, busy_ns, since_ns, allowance(gate, share, pct, now_ns));
+	pct = softmig_budget_pct(gate, pct, borrow);
+	softmig_share_charge(share, pct, busy_ns, since_ns, softmig_budget_allowance(gate, share, pct, now_ns));
 	softmig_share_count(share, busy_ns, 0, now_ns);
 	return busy_ns;
 }
@@ -159,89 +105,23 @@ static void pass_on(struct softmig_gate *gate, struct softmig_share *share, stru
 		softmig_turn_release(turn, pct, keep_ns, now_ns);
 }
 
-void softmig_gate_peer(const struct softmig_gate *gate, struct softmig_gate_ask *ask, const struct softmig_share *peer)
+// Out of tokens: until when to sleep.
+static struct softmig_gate_answer wait_for_tokens(struct softmig_gate *gate, struct softmig_share *share, struct softmig_turn *turn, unsigned pct,
+                                                  const struct softmig_gate_ask *ask)
 {
-	unsigned pct = (unsigned)(atomic_load_explicit(&peer->bucket, memory_order_relaxed) & 127);
-	uint64_t now_ns = ask->now_ns, due_ns = softmig_share_due(peer);
-	if (pct < 1 || pct > 100 || now_ns > due_ns + PEER_USED_NS)
-		return;
-	int64_t left_ns = due_ns > now_ns ? least((int64_t)(due_ns - now_ns), PEER_DEBT_NS) : 0;
-	int64_t surplus_ns = softmig_share_tokens(peer, pct, now_ns, allowance(gate, peer, pct, now_ns)) - left_ns -
-	                     softmig_beat_floor(now_ns, gate->phase_ns, beat_length(peer, now_ns), pct);
-	ask->peers = true;
-	if (pct < 100 && surplus_ns > -PEER_DEBT_NS) { // one that has just run something very long has a rhythm of its own
-		ask->peers_counted++;
-		ask->peers_surplus_ns += surplus_ns;
-	}
-	if (!softmig_share_works(peer, now_ns))
-		return;
-	// It was given a command before all GPUs had to stop, and may need this one's part; or what it was given for another's sake is late.
-	bool on_credit = atomic_load_explicit(&peer->on_credit, memory_order_relaxed) != 0;
-	ask->peer_waits |= (!on_credit && now_ns + PEER_LATE_NS < due_ns) || now_ns > due_ns + PEER_LATE_NS;
-}
-
-// What the job has beyond the tokens that it must have to submit more.
-static int64_t surplus(const struct softmig_gate *gate, const struct softmig_share *share, struct softmig_turn *turn, unsigned pct,
-                       const struct softmig_gate_ask *ask)
-{
-	uint64_t now_ns = ask->now_ns;
-	int64_t tokens_ns = softmig_share_tokens(share, pct, now_ns, allowance(gate, share, pct, now_ns)) - (int64_t)ask->outstanding_ns;
-	if (takes_turns(gate, now_ns)) {
-		// Where the wanting jobs' shares fill the GPU, turns keep their parts, and a debt from an error in billing would leave it idle.
-		bool full = gate->contested && turn && softmig_turn_is_full(turn, pct, now_ns);
-		return tokens_ns + (full ? TURN_DEBT_NS : 0);
-	}
-	int64_t own_ns = tokens_ns - softmig_beat_floor(now_ns, gate->phase_ns, beat_length(share, now_ns), pct);
-	if (ask->peers_counted == 0)
-		return own_ns;
-	// All GPUs of the job stop and start together, by what they have on average: a kernel of one may run until another runs its own, that waiting
-	// is billed, and ranks of which each goes by its own tokens drift apart without end.
-	return least((own_ns + ask->peers_surplus_ns) / (ask->peers_counted + 1), own_ns + PEER_DEBT_NS);
-}
-
-// When a job that is out of tokens will go on.
-static uint64_t resumes(const struct softmig_gate *gate, const struct softmig_share *share, unsigned pct, int64_t surplus_ns, uint64_t now_ns)
-{
-	if (takes_turns(gate, now_ns))
-		return now_ns + (uint64_t)(most(stretch(pct) - surplus_ns, 0) * 100 / (int64_t)pct);
-	// Within a beat the floor rises as the tokens do; each beat brings its part.
-	int64_t beat_ns = beat_length(share, now_ns), part_ns = softmig_beat_part(beat_ns, pct);
-	return softmig_beat_next(now_ns, gate->phase_ns, beat_ns) + (uint64_t)(most(-surplus_ns - 1, 0) / part_ns * beat_ns);
-}
-
-static bool lacks_tokens(struct softmig_gate *gate, struct softmig_share *share, struct softmig_turn *turn, unsigned pct,
-                         const struct softmig_gate_ask *ask, int64_t surplus_ns, struct softmig_gate_answer *answer)
-{
-	uint64_t now_ns = ask->now_ns;
-	bool turns = takes_turns(gate, now_ns), pauses = gate->over && !turns && now_ns < gate->resumes_ns;
-	if (surplus_ns >= (gate->over && turns ? stretch(pct) : 0) && !pauses) {
-		gate->over = false;
-		return false;
-	}
-	gate->over = true;
-	if (ask->in_flight)
-		gate->idle_since_ns = 0;
-	else if (gate->idle_since_ns == 0)
-		gate->idle_since_ns = now_ns;
-	// What the kernel of another GPU waits for is let through, on credit.
-	bool unseen = ask->in_flight || now_ns < gate->idle_since_ns + PEER_UNSEEN_NS;
-	if (ask->peer_waits && !unseen && surplus_ns > -PEER_DEBT_NS)
-		return false;
-	gate->resumes_ns = resumes(gate, share, pct, surplus_ns, now_ns);
-	uint64_t until_ns = gate->resumes_ns;
+	uint64_t now_ns = ask->now_ns, until_ns = gate->resumes_ns;
 	if (!ask->in_flight) {
 		pass_on(gate, share, turn, pct, 0, now_ns);
 		if (turn && gate->contested)
 			softmig_turn_leave(turn, now_ns);
 	} else {
-		uint64_t nap_ns = nap((int64_t)ask->outstanding_ns, gate->contested || is_side_by_side(share, now_ns));
+		uint64_t nap_ns = nap((int64_t)ask->outstanding_ns, gate->contested || softmig_budget_is_side_by_side(share, now_ns));
 		until_ns = until_ns < now_ns + nap_ns ? until_ns : now_ns + nap_ns;
 	}
 	uint64_t longest_ns = ask->peers ? NAP_PEERS_NS : NAP_NS;
 	if (until_ns > now_ns + longest_ns)
 		until_ns = now_ns + longest_ns;
-	*answer = wait_until(SOFTMIG_GATE_BUDGET, until_ns, false);
-	return true;
+	return wait_until(SOFTMIG_GATE_BUDGET, until_ns, false);
 }
 
 static uint64_t held(const struct softmig_turn *turn)
@@ -282,16 +162,36 @@ static struct softmig_gate_answer wait_for_end(struct softmig_gate *gate, int64_
 	return wait_until(SOFTMIG_GATE_DRAIN, now_ns + (uint64_t)most(outstanding_ns, 0), true);
 }
 
+// Without turns. Both sides must know that they share, or both are billed for both.
+static struct softmig_gate_answer go_among(struct softmig_gate *gate, struct softmig_share *share, struct softmig_turn *turn,
+                                           const struct softmig_gate_ask *ask, int64_t credit_ns)
+{
+	gate->sharers = softmig_turn_sharers(turn, ask->now_ns);
+	uint64_t work_ns = ask->outstanding_ns + (uint64_t)most(credit_ns, (int64_t)ask->estimate_ns);
+	softmig_turn_burst(turn, ask->pct, ask->now_ns + work_ns + (uint64_t)LINGER_NS, ask->now_ns);
+	return go(gate, share, ask, credit_ns, ask->now_ns + (uint64_t)VALID_NS);
+}
+
+static void give_up(struct softmig_turn *turn, unsigned pct, uint64_t now_ns)
+{
+	softmig_turn_release(turn, pct, 0, now_ns);
+	softmig_turn_leave(turn, now_ns);
+}
+
 static struct softmig_gate_answer decide(struct softmig_gate *gate, struct softmig_share *share, struct softmig_turn *turn,
                                                const struct softmig_gate_ask *ask)
 {
-	struct softmig_gate_answer answer;
 	uint64_t now_ns = ask->now_ns;
-	int others = turn ? softmig_turn_others(turn, now_ns) : 0;
+	// A job on several GPUs has its turns at different times on each, and a collective needs them all at once: two such jobs would hold one GPU each,
+	// with kernels that wait for the other. So it works among its neighbours.
+	bool plain = turn && ask->peers;
+	if (plain && held(turn) != 0)
+		give_up(turn, ask->pct, now_ns);
+	int others = turn && !plain ? softmig_turn_others(turn, now_ns) : 0;
 	gate->contested = others > 0;
 	if (others > 0)
 		gate->contested_ns = now_ns;
-	unsigned pct = effective_pct(gate, ask->pct, ask->borrow), turn_pct = ask->pct >= 1 && ask->pct <= 100 ? ask->pct : 100;
+	unsigned pct = softmig_budget_pct(gate, ask->pct, ask->borrow), turn_pct = ask->pct >= 1 && ask->pct <= 100 ? ask->pct : 100;
 	int64_t outstanding_ns = (int64_t)ask->outstanding_ns, estimate_ns = (int64_t)ask->estimate_ns;
 	int64_t credit_ns = CREDIT_NS;
 
@@ -309,9 +209,9 @@ static struct softmig_gate_answer decide(struct softmig_gate *gate, struct softm
 		softmig_turn_hold(turn, turn_pct, drained_ns + (uint64_t)LINGER_NS, now_ns); // the work takes longer than announced
 
 	if (pct < 100) {
-		int64_t surplus_ns = surplus(gate, share, turn, pct, ask);
-		if (lacks_tokens(gate, share, turn, pct, ask, surplus_ns, &answer))
-			return answer;
+		int64_t surplus_ns = softmig_budget_surplus(gate, share, turn, pct, ask);
+		if (softmig_budget_stops(gate, share, pct, ask, surplus_ns))
+			return wait_for_tokens(gate, share, turn, pct, ask);
 		credit_ns = least(credit_ns, surplus_ns > 0 ? surplus_ns : gate->over ? CREDIT_NS : CREDIT_NS / 4);
 	} else {
 		gate->over = false;
@@ -329,11 +229,13 @@ static struct softmig_gate_answer decide(struct softmig_gate *gate, struct softm
 		gate->sharers = 0;
 		return go(gate, share, ask, credit_ns, now_ns + (uint64_t)VALID_NS);
 	}
+	if (plain)
+		return go_among(gate, share, turn, ask, credit_ns);
 	bool mine = others == 0 || held(turn) > now_ns;
 	if (!mine && gate->burst_ns >= estimate_ns) {
 		gate->burst_ns -= estimate_ns;
 		gate->sharers = others;
-		softmig_turn_burst(turn, drained_ns + ask->estimate_ns * (uint64_t)(others + 1), now_ns);
+		softmig_turn_burst(turn, turn_pct, drained_ns + ask->estimate_ns * (uint64_t)(others + 1), now_ns);
 		return go(gate, share, ask, 0, 0);
 	}
 	struct softmig_turn_answer place = softmig_turn_ask(turn, turn_pct, now_ns);
@@ -365,10 +267,8 @@ static struct softmig_gate_answer decide(struct softmig_gate *gate, struct softm
 		gate->sharers = softmig_turn_sharers(turn, now_ns);
 		softmig_turn_hold(turn, turn_pct, drained_ns + (uint64_t)(most(credit_ns, estimate_ns) + LINGER_NS), now_ns);
 		break;
-	case SOFTMIG_TURN_PLAIN: // both sides must know that they share, or both are billed for both
-		gate->sharers = softmig_turn_sharers(turn, now_ns);
-		softmig_turn_burst(turn, drained_ns + (uint64_t)(most(credit_ns, estimate_ns) + LINGER_NS), now_ns);
-		break;
+	case SOFTMIG_TURN_PLAIN:
+		return go_among(gate, share, turn, ask, credit_ns);
 	}
 	return go(gate, share, ask, credit_ns, now_ns + (uint64_t)VALID_NS);
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// May this process submit work to the GPU now? Owns: the decision, out of the job's tokens (share.h), what this process has
+// May this process submit work to the GPU now? Owns: the decision, out of the job's tokens (budget.h), what this process has
 // already submitted, and the turns among neighbours (turn.h). Must never: read a clock, sleep, know the driver.
 //
 // A gate belongs to one process and one GPU. Its first two words are all that most launches touch: so much estimated work may
@@ -38,7 +38,7 @@ struct softmig_gate_ask {
 	bool streams;            // in several streams, not long ago
 	uint64_t outstanding_ns; // estimate of how long that still takes
 	uint64_t estimate_ns;    // of the command to be submitted
-	bool peers;               // softmig_gate_peer: the job used other GPUs, not long ago
+	bool peers;               // softmig_budget_peer: the job used other GPUs, not long ago
 	int peers_counted;        //   so many of them without much debt,
 	int64_t peers_surplus_ns; //   which together have so much more than the tokens that they must have
 	bool peer_waits;          //   one has work that may wait for a kernel which is held back here
@@ -57,9 +57,6 @@ struct softmig_gate_answer {
 	uint64_t until_ns; // not GO: look at the GPU and ask again then, at the latest
 	bool soon;         // the moment matters: wake up a little earlier and poll
 };
-
-// Takes another GPU of the job into account, before the question: its bucket in peer.
-void softmig_gate_peer(const struct softmig_gate *gate, struct softmig_gate_ask *ask, const struct softmig_share *peer);
 
 // turn: NULL where there are no turns. On GO the credit is set and the command is already taken out of it.
 struct softmig_gate_answer softmig_gate_decide(struct softmig_gate *gate, struct softmig_share *share, struct softmig_turn *turn,

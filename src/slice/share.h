@@ -36,7 +36,7 @@ struct softmig_share {
 	_Atomic uint64_t side_by_side_ns; // when two streams, processes or GPUs of the job were last seen at work at once
 	_Atomic uint64_t due_ns;          // when all that was submitted should be done, by what was known then
 	_Atomic uint64_t on_credit;       // 1: what was submitted last had to be let through for another GPU's sake
-	_Atomic uint64_t reserved[1];
+	_Atomic uint64_t phase_ns;        // on the first of the job's GPUs, where it has several: of its beats
 };
 _Static_assert(sizeof(struct softmig_share) == SOFTMIG_SHARE_WORDS * sizeof(uint64_t), "fits the ledger's words");
 _Static_assert(offsetof(struct softmig_share, mark) == 32 && offsetof(struct softmig_share, second) == 96, "layout 1");

@@ -351,8 +351,18 @@ bool softmig_turn_is_full(const struct softmig_turn *turn, unsigned pct, uint64_
 	return sum >= 95;
 }
 
-void softmig_turn_burst(struct softmig_turn *turn, uint64_t until_ns, uint64_t now_ns)
+unsigned softmig_turn_before(const struct softmig_turn *turn, uint64_t now_ns)
 {
+	unsigned before = 0;
+	for (int i = 0; i < turn->peers; i++)
+		if (sound(&turn->peer[i].page, now_ns) && turn->peer[i].page.key < load(&turn->own->key))
+			before += (unsigned)turn->peer[i].page.pct;
+	return before;
+}
+
+void softmig_turn_burst(struct softmig_turn *turn, unsigned pct, uint64_t until_ns, uint64_t now_ns)
+{
+	store(&turn->own->pct, valid_pct(pct));
 	uint64_t old_ns = load(&turn->own->burst_until_ns);
 	if (old_ns < until_ns || old_ns > now_ns + AHEAD_NS)
 		store(&turn->own->burst_until_ns, until_ns);

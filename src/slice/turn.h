@@ -93,10 +93,13 @@ struct softmig_turn_answer softmig_turn_ask(struct softmig_turn *turn, unsigned 
 // Is another job wanting or holding? Takes no part.
 int softmig_turn_others(const struct softmig_turn *turn, uint64_t now_ns);
 
-// Tells that a burst goes to the GPU beside whoever holds it.
-void softmig_turn_burst(struct softmig_turn *turn, uint64_t until_ns, uint64_t now_ns);
+// Tells that a job of share pct works on the GPU beside whoever holds it, until about then.
+void softmig_turn_burst(struct softmig_turn *turn, unsigned pct, uint64_t until_ns, uint64_t now_ns);
 // How many others are on the GPU at this moment, in order or not: while this job works it is time-sliced with them.
 int softmig_turn_sharers(const struct softmig_turn *turn, uint64_t now_ns);
+
+// What the neighbours who were there lately and whose key is smaller have as shares, together, in percent of the GPU.
+unsigned softmig_turn_before(const struct softmig_turn *turn, uint64_t now_ns);
 
 // Do the shares of the jobs that want the GPU come to all of it, this one's included?
 bool softmig_turn_is_full(const struct softmig_turn *turn, unsigned pct, uint64_t now_ns);

@@ -182,6 +182,12 @@ static struct softmig_turn_seen read_page(int directory, const char *name)
 	return page;
 }
 
+// When a page's job last said that it works or wants to, or until when.
+static uint64_t active_ns(const struct softmig_turn_seen *page)
+{
+	return page->want_until_ns > page->burst_until_ns ? page->want_until_ns : page->burst_until_ns;
+}
+
 // Removes what earlier runs left behind. The directory is this user's own.
 static void sweep_out(const char *path, uint64_t now_ns)
 {
@@ -194,8 +200,9 @@ static void sweep_out(const char *path, uint64_t now_ns)
 			at += entry->length;
 			if (entry->name[0] == '.')
 				continue;
-			uint64_t wanted_ns = read_page(fd, entry->name).want_until_ns;
-			if (wanted_ns != 0 && (wanted_ns + SILENT_NS < now_ns || wanted_ns > now_ns + SILENT_NS))
+			struct softmig_turn_seen page = read_page(fd, entry->name);
+			uint64_t last_ns = active_ns(&page);
+			if (last_ns != 0 && (last_ns + SILENT_NS < now_ns || last_ns > now_ns + SILENT_NS))
 				syscall(SYS_unlinkat, fd, entry->name, 0);
 		}
 	if (fd >= 0)
@@ -233,7 +240,8 @@ int softmig_turn_open_user(struct softmig_turn_directory *directory, const char 
 static bool is_present(int directory, const char *name, uint64_t now_ns)
 {
 	struct softmig_turn_seen page = read_page(directory, name);
-	return page.magic == SOFTMIG_TURN_MAGIC && (page.want_until_ns == 0 || page.want_until_ns + IDLE_NS > now_ns);
+	uint64_t last_ns = active_ns(&page);
+	return page.magic == SOFTMIG_TURN_MAGIC && (last_ns == 0 || last_ns + IDLE_NS > now_ns);
 }
 
 static int place_of(const struct softmig_turn_directory *directory, const char *name)

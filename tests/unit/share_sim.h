@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "slice/gate.h"
+#include "slice/budget.h"
 
 #define US UINT64_C(1000)
 #define MS UINT64_C(1000000)
@@ -27,6 +27,7 @@ static uint64_t sim_start_ns;
 struct sim_kernel {
 	uint64_t left_ns, length_ns;
 	uint64_t begin_ns; // when it first ran (its begin event), 0: not yet
+	uint64_t number;   // of the process's kernels
 };
 
 struct sim_job {
@@ -46,6 +47,7 @@ struct sim_process {
 	uint64_t start_ns, stop_ns;
 	int burst;                 // so many kernels, then wait until they are done and pause; 0: never
 	uint64_t pause_ns;
+	struct sim_process *twin; // the job's process on another GPU: a kernel runs on until the twin's of the same number runs as well
 	uint64_t stopped_from_ns, stopped_to_ns; // SIGSTOP: submits nothing; what is submitted runs on
 	bool dead;                               // killed: its queue is gone
 
@@ -63,7 +65,7 @@ struct sim_process {
 	uint64_t latency_ns[4096]; // of bursts
 	int latencies;
 	uint64_t burst_began_ns;
-	uint64_t kernels, throttled_ns;
+	uint64_t submitted, kernels, throttled_ns;
 	unsigned seed;
 };
 
@@ -154,6 +156,17 @@ static void sim_complete(struct sim *sim, struct sim_process *process)
 		process->wake_ns = sim->last_ns + 5 * US;
 }
 
+// Waits on the GPU for the twin's kernel.
+static bool sim_spins(const struct sim_process *process)
+{
+	const struct sim_process *twin = process->twin;
+	if (!twin)
+		return false;
+	uint64_t number = process->queue[process->head].number;
+	const struct sim_kernel *theirs = &twin->queue[twin->head];
+	return twin->kernels <= number && (!twin->count || theirs->number < number || !theirs->begin_ns);
+}
+
 // Runs the GPU up to sim->now_ns.
 static void sim_gpu(struct sim *sim)
 {
@@ -185,15 +198,16 @@ static void sim_gpu(struct sim *sim)
 		struct sim_kernel *kernel = &process->queue[process->head];
 		if (!kernel->begin_ns)
 			kernel->begin_ns = sim->last_ns;
+		bool spins = sim_spins(process);
 		uint64_t run_ns = kernel->left_ns;
-		if (run_ns > sim->now_ns - sim->last_ns)
+		if (spins || run_ns > sim->now_ns - sim->last_ns)
 			run_ns = sim->now_ns - sim->last_ns;
 		if (others && sim->slice_until_ns > sim->last_ns && run_ns > sim->slice_until_ns - sim->last_ns)
 			run_ns = sim->slice_until_ns - sim->last_ns;
 		else if (others && sim->slice_until_ns <= sim->last_ns)
 			sim->slice_until_ns = sim->last_ns + sim_slice_ns, run_ns = 0;
 		sim->last_ns += run_ns;
-		kernel->left_ns -= run_ns;
+		kernel->left_ns -= spins ? 0 : run_ns;
 		if (kernel->left_ns == 0)
 			sim_complete(sim, process);
 	}
@@ -233,18 +247,6 @@ static void sim_read_pages(struct sim *sim, struct sim_process *process)
 	}
 }
 
-static void sim_sweep(struct sim *sim, struct sim_process *process)
-{
-	struct sim_job *job = process->job;
-	for (int i = 0; i < process->dones; i++)
-		softmig_gate_bill(&process->gate, &job->share, job->pct, job->borrow, process->done[i].from_ns,
-		                  process->done[i].to_ns, sim->now_ns);
-	process->dones = 0;
-	if (process->count && process->queue[process->head].begin_ns)
-		softmig_gate_bill(&process->gate, &job->share, job->pct, job->borrow, process->queue[process->head].begin_ns,
-		                  sim->now_ns, sim->now_ns);
-}
-
 static uint64_t sim_outstanding(const struct sim *sim, const struct sim_process *process)
 {
 	uint64_t total_ns = 0;
@@ -260,10 +262,24 @@ static uint64_t sim_outstanding(const struct sim *sim, const struct sim_process 
 	return total_ns;
 }
 
+static void sim_sweep(struct sim *sim, struct sim_process *process)
+{
+	struct sim_job *job = process->job;
+	for (int i = 0; i < process->dones; i++)
+		softmig_gate_bill(&process->gate, &job->share, job->pct, job->borrow, process->done[i].from_ns,
+		                  process->done[i].to_ns, sim->now_ns);
+	if (process->dones)
+		softmig_share_expect(&job->share, sim->now_ns + sim_outstanding(sim, process));
+	process->dones = 0;
+	if (process->count && process->queue[process->head].begin_ns)
+		softmig_gate_bill(&process->gate, &job->share, job->pct, job->borrow, process->queue[process->head].begin_ns,
+		                  sim->now_ns, sim->now_ns);
+}
+
 static void sim_submit(struct sim *sim, struct sim_process *process)
 {
 	struct sim_kernel *kernel = &process->queue[(process->head + process->count) % SIM_QUEUE];
-	*kernel = (struct sim_kernel){.left_ns = process->next_length_ns, .length_ns = process->next_length_ns};
+	*kernel = (struct sim_kernel){.left_ns = process->next_length_ns, .length_ns = process->next_length_ns, .number = process->submitted++};
 	if (process->count == 0)
 		kernel->left_ns += sim_start_ns;
 	process->count++;
@@ -323,6 +339,11 @@ static void sim_step(struct sim *sim, struct sim_process *process)
 		sim_read_pages(sim, process);
 	struct softmig_gate_ask ask = {.now_ns = sim->now_ns, .pct = job->pct, .borrow = job->borrow, .in_flight = process->count > 0,
 	                               .outstanding_ns = sim_outstanding(sim, process), .estimate_ns = (uint64_t)estimate_ns};
+	if (process->twin) {
+		bool first = process < process->twin;
+		softmig_budget_peer(gate, &ask, &process->twin->job->share);
+		softmig_budget_phase(gate, first ? &job->share : &process->twin->job->share, first, job->has_page ? &process->turn : NULL, &ask);
+	}
 	struct softmig_gate_answer answer = softmig_gate_decide(gate, &job->share, job->has_page ? &process->turn : NULL, &ask);
 	if (answer.reason == SOFTMIG_GATE_GO) {
 		sim_submit(sim, process);
@@ -337,6 +358,15 @@ static void sim_step(struct sim *sim, struct sim_process *process)
 	process->wake_ns = until_ns;
 }
 
+static void sim_wake(struct sim *sim)
+{
+	if (sim->meddle)
+		sim->meddle(sim);
+	for (int i = 0; i < sim->processes; i++)
+		if (sim->process[i].wake_ns <= sim->now_ns)
+			sim_step(sim, &sim->process[i]);
+}
+
 static void sim_run(struct sim *sim, uint64_t duration_ns)
 {
 	uint64_t end_ns = sim->now_ns + duration_ns;
@@ -348,11 +378,26 @@ static void sim_run(struct sim *sim, uint64_t duration_ns)
 		next_ns = sim_gpu_next(sim, next_ns);
 		sim->now_ns = next_ns > sim->now_ns ? next_ns : sim->now_ns;
 		sim_gpu(sim);
-		if (sim->meddle)
-			sim->meddle(sim);
-		for (int i = 0; i < sim->processes; i++)
-			if (sim->process[i].wake_ns <= sim->now_ns)
-				sim_step(sim, &sim->process[i]);
+		sim_wake(sim);
+	}
+}
+
+// Two GPUs, in steps small against what their processes do to each other.
+static inline void sim_run_two(struct sim *one, struct sim *two, uint64_t duration_ns)
+{
+	for (uint64_t end_ns = one->now_ns + duration_ns; one->now_ns < end_ns;) {
+		uint64_t next_ns = one->now_ns + 10 * US;
+		for (int i = 0; i < 2; i++) {
+			const struct sim *sim = i == 0 ? one : two;
+			for (int p = 0; p < sim->processes; p++)
+				if (sim->process[p].wake_ns < next_ns)
+					next_ns = sim->process[p].wake_ns;
+		}
+		one->now_ns = two->now_ns = next_ns > one->now_ns + 3 * US ? next_ns : one->now_ns + 3 * US;
+		sim_gpu(one);
+		sim_gpu(two);
+		sim_wake(one);
+		sim_wake(two);
 	}
 }
 

@@ -108,6 +108,55 @@ static void shares_that_come_to_more_than_the_whole_are_levelled(void **state)
 	assert_near(neighbours(2, (unsigned[]){75, 75}, same, false).part[0], 50, 1);
 }
 
+// Two GPUs and jobs on both, whose kernels wait for each other: what the jobs do of the first GPU's time.
+static struct result twins(int count, const unsigned *pct, uint64_t length_ns)
+{
+	struct sim *gpu[2] = {sim_new(), sim_new()};
+	struct result result = {0};
+	if (gpu[0] > gpu[1]) { // the one at the lower address is the first
+		struct sim *swap = gpu[0];
+		gpu[0] = gpu[1];
+		gpu[1] = swap;
+	}
+	for (int g = 0; g < 2; g++)
+		for (int i = 0; i < count; i++) {
+			struct sim_job *job = sim_job(gpu[g], pct[i]);
+			struct sim_process *process = sim_process(gpu[g], job, length_ns);
+			process->burst = 8;
+			process->pause_ns = 50 * US;
+			process->wake_ns += (uint64_t)g * 11 * US;
+			process->twin = &gpu[!g]->process[i];
+		}
+	sim_run_two(gpu[0], gpu[1], SEC);
+	sim_clear(gpu[0]);
+	sim_run_two(gpu[0], gpu[1], 3 * SEC);
+	for (int i = 0; i < count; i++)
+		result.total += sim_pct(&gpu[0]->job[i], 3 * SEC);
+	for (int i = 0; i < count; i++)
+		result.part[i] = 100 * sim_pct(&gpu[0]->job[i], 3 * SEC) / result.total;
+	free(gpu[0]);
+	free(gpu[1]);
+	return result;
+}
+
+static void jobs_whose_gpus_wait_for_each_other_do_not_hold_them_from_one_another(void **state)
+{
+	(void)state;
+	static const struct { int count; unsigned pct[4]; double total; } cases[] = {
+		{1, {50}, 48}, {2, {50, 50}, 78}, {2, {30, 70}, 80}, {2, {30, 30}, 52}, {4, {25, 25, 25, 25}, 65},
+	};
+	for (size_t l = 1; l < 3; l++)
+		for (size_t c = 0; c < sizeof(cases) / sizeof(cases[0]); c++) {
+			struct result result = twins(cases[c].count, cases[c].pct, lengths[l]);
+			unsigned sum = 0;
+			for (int i = 0; i < cases[c].count; i++)
+				sum += cases[c].pct[i];
+			for (int i = 0; i < cases[c].count; i++)
+				assert_near(result.part[i], 100.0 * cases[c].pct[i] / sum, 4);
+			assert_true(result.total >= cases[c].total);
+		}
+}
+
 static void a_job_alone_is_told_so_without_waiting(void **state)
 {
 	(void)state;
@@ -436,6 +485,7 @@ int main(void)
 		cmocka_unit_test(wrong_estimates_cost_no_more_than_time_slicing_does),
 		cmocka_unit_test(neighbours_with_kernels_of_different_lengths_keep_their_parts),
 		cmocka_unit_test(shares_that_come_to_more_than_the_whole_are_levelled),
+		cmocka_unit_test(jobs_whose_gpus_wait_for_each_other_do_not_hold_them_from_one_another),
 		cmocka_unit_test(a_job_alone_is_told_so_without_waiting),
 		cmocka_unit_test(who_joins_is_served_soon_and_who_leaves_is_not_waited_for),
 		cmocka_unit_test(a_job_of_several_processes_has_one_turn),
