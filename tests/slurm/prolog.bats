@@ -219,7 +219,9 @@ slice delete --job 9" ]
 }
 
 @test "the example of a TaskProlog gives a folder of the user alone, and none that somebody else has put there" {
-  task() { SLURM_JOB_ID=$1 SLURM_JOB_UID=0 bash "$SOURCE/src/slurm/examples/taskprolog"; }
+  taskprolog=$(<"$SOURCE/src/slurm/examples/taskprolog") # the checkout may lie in /tmp itself
+  export taskprolog
+  task() { SLURM_JOB_ID=$1 SLURM_JOB_UID=0 bash -c "$taskprolog"; }
   run unshare -m bash -c "mount -t tmpfs -o mode=1777 none /tmp; $(declare -f task)"$'\n''task 1; task 1; stat -c "%a %u" /tmp/slurm.1.0
     ln -s /var /tmp/slurm.2.0; task 2; mkdir /tmp/slurm.3.0; chown nobody /tmp/slurm.3.0; task 3'
   [ "$output" = "export SLURM_TMPDIR=/tmp/slurm.1.0
