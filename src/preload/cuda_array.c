@@ -122,7 +122,7 @@ static uint64_t mipmap_twin_bytes(const struct softmig_gpu *gpu, const CUDA_ARRA
 static uint64_t needed_bytes(const struct softmig_gpu *gpu, const CUDA_ARRAY3D_DESCRIPTOR *array, unsigned int levels)
 {
 	CUDA_ARRAY3D_DESCRIPTOR twin = *array;
-	CUstreamCaptureMode mode = softmig_stream_relax();
+	int mode = softmig_stream_relax();
 
 	twin.Flags |= CUDA_ARRAY3D_DEFERRED_MAPPING;
 	uint64_t bytes = levels == 0 ? array_twin_bytes(gpu, &twin) : mipmap_twin_bytes(gpu, &twin, levels);

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the meter has to know of streams: whether any is being captured, and what is recorded in them. Owns: the hooks. While nothing is
-// captured, launches need not ask the driver whether their stream is.
+// What has to be known of streams: whether any is being captured, and what is recorded in them. Owns: the hooks. While nothing is
+// captured, launches need not ask the driver whether their stream is; until anything was, our own calls need no relaxed mode.
 #include "preload/hook.h"
 #include "preload/meter.h"
+#include "preload/stream.h"
 
 // Counted before the driver begins, so that no launch in between takes the stream for an ordinary one.
 #define BEGIN(call) \
 	do { \
+		softmig_stream_capture_begins(); \
 		softmig_meter_capture(1); \
 		CUresult result = (call); \
 		if (result != CUDA_SUCCESS) \

@@ -102,7 +102,7 @@ static CUresult make_end(struct making *making, CUresult result, const CUgraphEx
 	softmig_unasked_end(&making->unasked);
 	if (result != CUDA_SUCCESS || note_exec(*exec, &making->need))
 		return result;
-	CUstreamCaptureMode mode = softmig_stream_relax();
+	int mode = softmig_stream_relax();
 	hook_cuGraphExecDestroy(*exec);
 	softmig_stream_restore(mode);
 	if (gpu != NULL)

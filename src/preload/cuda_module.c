@@ -146,7 +146,7 @@ CUresult hook_cuLibraryGetManaged(CUdeviceptr *dptr, size_t *bytes, CUlibrary li
 // Loads the function, which its first launch would do, and tells its local memory. Our own affair: kernels are looked up in captures too.
 static CUresult load_now(CUfunction function, int *local_bytes)
 {
-	CUstreamCaptureMode mode = softmig_stream_relax();
+	int mode = softmig_stream_relax();
 	CUresult result = SOFTMIG_HAS(cuFuncLoad) ? DRIVER(cuFuncLoad)(function) : CUDA_SUCCESS;
 
 	if (result != CUDA_SUCCESS || DRIVER(cuFuncGetAttribute)(local_bytes, CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES, function) != CUDA_SUCCESS)
@@ -198,7 +198,7 @@ static CUresult find_in_module(CUfunction *function, void *handle)
 
 static CUresult find_of_kernel(CUfunction *function, void *handle)
 {
-	CUstreamCaptureMode mode = softmig_stream_relax();
+	int mode = softmig_stream_relax();
 	CUresult result = DRIVER(cuKernelGetFunction)(function, handle);
 	softmig_stream_restore(mode);
 	return result;

@@ -93,7 +93,7 @@ static struct pool *enlist(struct pools *pools, CUmemoryPool handle, int gpu, bo
 // unknown: the answer where the driver does not say. To ask is unsafe beside a capture.
 static uint64_t attribute(CUmemoryPool handle, CUmemPool_attribute which, uint64_t unknown)
 {
-	CUstreamCaptureMode mode = softmig_stream_relax();
+	int mode = softmig_stream_relax();
 	cuuint64_t value = 0;
 
 	if (DRIVER(cuMemPoolGetAttribute)(handle, which, &value) != CUDA_SUCCESS)
@@ -104,7 +104,7 @@ static uint64_t attribute(CUmemoryPool handle, CUmemPool_attribute which, uint64
 
 static void trim_all(CUmemoryPool handle)
 {
-	CUstreamCaptureMode mode = softmig_stream_relax();
+	int mode = softmig_stream_relax();
 
 	DRIVER(cuMemPoolTrimTo)(handle, 0);
 	softmig_stream_restore(mode);

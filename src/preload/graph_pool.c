@@ -53,7 +53,7 @@ static struct pool *pool_of(const struct softmig_gpu *gpu)
 // unknown: the answer where the driver does not say.
 static uint64_t reserved_bytes(const struct softmig_gpu *gpu, uint64_t unknown)
 {
-	CUstreamCaptureMode mode = softmig_stream_relax();
+	int mode = softmig_stream_relax();
 	cuuint64_t value = 0;
 
 	if (!SOFTMIG_HAS(cuDeviceGetGraphMemAttribute) ||
@@ -128,7 +128,7 @@ void softmig_graph_memory_trim(struct softmig_gpu *gpu)
 		return;
 	lock(pool);
 	if (pool->relying == 0 && reserved_bytes(gpu, 0) != 0) {
-		CUstreamCaptureMode mode = softmig_stream_relax();
+		int mode = softmig_stream_relax();
 		trim(gpu, pool);
 		softmig_stream_restore(mode);
 	}

@@ -32,7 +32,7 @@ static uint64_t per_thread_of(struct local *local)
 
 	if (now != 0)
 		return now;
-	CUstreamCaptureMode mode = softmig_stream_relax();
+	int mode = softmig_stream_relax();
 	DRIVER(cuCtxGetLimit)(&stack, CU_LIMIT_STACK_SIZE);
 	softmig_stream_restore(mode);
 	return atomic_compare_exchange_strong(&local->per_thread, &now, stack) ? stack : now;

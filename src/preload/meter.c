@@ -108,7 +108,7 @@ void softmig_meter_before(struct softmig_meter_launch *launch, CUstream stream, 
 	meter->last = lane;
 	bool alone = known && (lane->open.count == 0 || lane->open.brief) && is_alone(meter, lane);
 	if (!softmig_lane_busy(lane) || softmig_lane_may_have_paused(lane, now_ns) || lane->close_later) {
-		CUstreamCaptureMode mode = softmig_stream_relax();
+		int mode = softmig_stream_relax();
 		if (softmig_lane_busy(lane) && softmig_lane_may_have_paused(lane, now_ns))
 			softmig_meter_sweep(meter, now_ns);
 		meter->active[i / 64] |= UINT64_C(1) << (i % 64);
@@ -133,7 +133,7 @@ CUresult softmig_meter_after(struct softmig_meter_launch *launch, CUresult resul
 	if (result != CUDA_SUCCESS) {
 		softmig_lane_unlaunch(lane, launch->estimate_ns);
 	} else if (lane->home != NULL) {
-		CUstreamCaptureMode mode = softmig_stream_relax();
+		int mode = softmig_stream_relax();
 		softmig_lane_close(lane, softmig_meter_self(), true, softmig_meters[lane->home->gpu].gate.sharers > 0, softmig_meter_clock_ns());
 		softmig_stream_restore(mode);
 	}
@@ -167,7 +167,7 @@ static void before_sync(enum object object, void *handle)
 	struct softmig_meter *meter = &softmig_meters[gpu->ledger];
 	uint64_t now_ns = softmig_meter_clock_ns();
 	if (meter->gpu != NULL) {
-		CUstreamCaptureMode mode = softmig_stream_relax();
+		int mode = softmig_stream_relax();
 		if (meter->last == NULL || !is_alone(meter, meter->last) || !softmig_lane_await(meter->last))
 			softmig_meter_close_all(meter, context, now_ns);
 		while (softmig_meter_turn(meter) != NULL && meter->gate.contested) {
@@ -257,7 +257,7 @@ void softmig_meter_stream_gone(CUstream stream)
 		if (lane->home == NULL || lane->stream != stream || lane->gone)
 			continue;
 		bool capturing = atomic_load_explicit(&softmig_meter_captures, memory_order_relaxed) > 0 && softmig_stream_is_capturing(stream, false);
-		CUstreamCaptureMode mode = softmig_stream_relax();
+		int mode = softmig_stream_relax();
 		softmig_lane_stream_gone(lane, capturing, softmig_meter_clock_ns());
 		softmig_stream_restore(mode);
 	}

@@ -95,7 +95,7 @@ uint64_t softmig_meter_admit(struct softmig_meter *meter, uint64_t estimate_ns, 
 	bool waits = false, turns = false;
 	for (;;) {
 		const struct softmig_limits *limits = softmig_limits_now();
-		CUstreamCaptureMode mode = softmig_stream_relax();
+		int mode = softmig_stream_relax();
 		uint64_t were[SOFTMIG_METER_ACTIVE];
 		memcpy(were, meter->active, sizeof(were));
 		uint64_t drains_ns = softmig_meter_sweep(meter, now_ns);

@@ -180,7 +180,7 @@ void softmig_meter_close_one(struct softmig_meter *meter, struct softmig_lane *l
 {
 	if (atomic_load_explicit(&softmig_meter_captures, memory_order_relaxed) > 0 && softmig_stream_is_capturing(lane->stream, false))
 		return;
-	CUstreamCaptureMode mode = softmig_stream_relax();
+	int mode = softmig_stream_relax();
 	softmig_lane_close(lane, softmig_meter_self(), false, meter->gate.sharers > 0, now_ns);
 	softmig_stream_restore(mode);
 }
@@ -209,7 +209,7 @@ void softmig_meter_settle(struct softmig_meter *meter, uint64_t now_ns)
 	if (meter->gpu == NULL || softmig_meter_lanes(meter) == 0)
 		return;
 	memcpy(were, meter->active, sizeof(were));
-	CUstreamCaptureMode mode = softmig_stream_relax();
+	int mode = softmig_stream_relax();
 	uint64_t drains_ns = softmig_meter_sweep(meter, now_ns);
 	softmig_stream_restore(mode);
 	if (drains_ns == 0)

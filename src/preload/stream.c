@@ -2,7 +2,26 @@
 // What a stream handle stands for: see stream.h.
 #include "preload/stream.h"
 
+#include <errno.h>
+
 #include "preload/track.h"
+#include "slice/sys.h"
+
+// Our own calls take microseconds.
+enum { UNDER_WAY_NS = 200000 };
+
+_Atomic bool softmig_stream_captures;
+
+void softmig_stream_capture_begins(void)
+{
+	int kept = errno;
+
+	if (atomic_load_explicit(&softmig_stream_captures, memory_order_relaxed))
+		return;
+	atomic_store(&softmig_stream_captures, true);
+	softmig_sys_sleep_ns(UNDER_WAY_NS);
+	errno = kept;
+}
 
 struct softmig_gpu *softmig_gpu_of_context(CUcontext context)
 {

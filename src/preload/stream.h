@@ -3,6 +3,7 @@
 // stream belongs to the context it was made in, whichever is current. per_thread: the caller came through a _ptsz function.
 #ifndef SOFTMIG_PRELOAD_STREAM_H
 #define SOFTMIG_PRELOAD_STREAM_H
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -25,19 +26,27 @@ static inline bool softmig_stream_is_capturing(CUstream stream, bool per_thread)
 	return query != NULL && query(stream, &status) == CUDA_SUCCESS && status != CU_STREAM_CAPTURE_STATUS_NONE;
 }
 
+// Has this process ever begun a capture?
+extern _Atomic bool softmig_stream_captures;
+// It is about to. Before the first one it waits until no call of ours is under way that was made without relaxing.
+void softmig_stream_capture_begins(void);
+
 // Around driver calls of our own: they are none of a capture's business, whichever thread is capturing in whatever mode. Otherwise one that the
 // driver calls unsafe would end the program's capture, or be refused.
-static inline CUstreamCaptureMode softmig_stream_relax(void)
+// Costs nothing in a process that never captured. Returns what softmig_stream_restore needs.
+static inline int softmig_stream_relax(void)
 {
 	CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
-	if (SOFTMIG_HAS(cuThreadExchangeStreamCaptureMode))
-		DRIVER(cuThreadExchangeStreamCaptureMode)(&mode);
-	return mode;
+	if (!atomic_load_explicit(&softmig_stream_captures, memory_order_acquire) || !SOFTMIG_HAS(cuThreadExchangeStreamCaptureMode) ||
+	    DRIVER(cuThreadExchangeStreamCaptureMode)(&mode) != CUDA_SUCCESS)
+		return -1;
+	return (int)mode;
 }
 
-static inline void softmig_stream_restore(CUstreamCaptureMode mode)
+static inline void softmig_stream_restore(int before)
 {
-	if (SOFTMIG_HAS(cuThreadExchangeStreamCaptureMode))
+	CUstreamCaptureMode mode = (CUstreamCaptureMode)before;
+	if (before >= 0)
 		DRIVER(cuThreadExchangeStreamCaptureMode)(&mode);
 }
 
