@@ -27,7 +27,7 @@ static void ask_peers(struct softmig_meter *meter, struct softmig_gate_ask *ask)
 		struct softmig_share *share = (struct softmig_share *)(void *)file->gpu[i].share_words;
 		first = first == NULL ? share : first;
 		if (i != meter->gpu->ledger)
-			softmig_budget_peer(&meter->gate, ask, share);
+			softmig_budget_peer(&meter->gate, ask, meter->share, share);
 	}
 	softmig_budget_phase(&meter->gate, first, first == meter->share, softmig_meter_turn(meter), ask);
 }

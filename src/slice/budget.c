@@ -19,9 +19,15 @@
 #define PEER_USED_NS ((uint64_t)(2000 * MS))
 // One GPU's debt for another's sake. [model] With 20 ms ranks with long kernels can drift apart.
 #define PEER_DEBT_NS (60 * MS)
+// What a GPU is let through for another's sake, and what of a debt is remembered: a rank that waits on its GPU for one which is away (a checkpoint,
+// the next data) is billed for all that time, would then be away itself for longer, and so on without end.
+#define PEER_CREDIT_NS (1000 * MS)
+#define PEER_COMMAND_NS (100 * MS)
+#define PEER_REMEMBERED_NS (900 * MS)
 // Estimates of when work will be done are good to so much; and so long after it was, a process may not have seen it yet.
 #define PEER_LATE_NS ((uint64_t)(250 * US))
 #define PEER_UNSEEN_NS ((uint64_t)(300 * US))
+#define PEER_VERY_LATE_NS ((uint64_t)(50 * MS))
 
 static int64_t least(int64_t a, int64_t b)
 {
@@ -71,25 +77,38 @@ static int64_t stretch(unsigned pct)
 	return least(STRETCH_NS, (int64_t)pct * STRETCH_PER_PCT_NS);
 }
 
-void softmig_budget_peer(const struct softmig_gate *gate, struct softmig_gate_ask *ask, const struct softmig_share *peer)
+int64_t softmig_budget_debt(const struct softmig_gate *gate)
 {
-	unsigned pct = (unsigned)(atomic_load_explicit(&peer->bucket, memory_order_relaxed) & 127);
+	return gate->peers ? PEER_REMEMBERED_NS : SOFTMIG_SHARE_DEBT_NS;
+}
+
+// What a GPU has of its own beyond its floor, when all that is submitted is done.
+static int64_t above_floor(const struct softmig_gate *gate, const struct softmig_share *share, unsigned pct, int64_t outstanding_ns, uint64_t now_ns)
+{
+	return softmig_share_tokens(share, pct, now_ns, softmig_budget_allowance(gate, share, pct, now_ns)) - outstanding_ns -
+	       softmig_beat_floor(now_ns, gate->phase_ns, beat_length(share, now_ns), pct);
+}
+
+void softmig_budget_peer(const struct softmig_gate *gate, struct softmig_gate_ask *ask, const struct softmig_share *own, const struct softmig_share *peer)
+{
+	unsigned pct = (unsigned)(atomic_load_explicit(&peer->bucket, memory_order_relaxed) & 127), own_pct = softmig_budget_pct(gate, ask->pct, ask->borrow);
 	uint64_t now_ns = ask->now_ns, due_ns = softmig_share_due(peer);
 	if (pct < 1 || pct > 100 || now_ns > due_ns + PEER_USED_NS)
 		return;
-	int64_t left_ns = due_ns > now_ns ? least((int64_t)(due_ns - now_ns), PEER_DEBT_NS) : 0;
-	int64_t surplus_ns = softmig_share_tokens(peer, pct, now_ns, softmig_budget_allowance(gate, peer, pct, now_ns)) - left_ns -
-	                     softmig_beat_floor(now_ns, gate->phase_ns, beat_length(peer, now_ns), pct);
 	ask->peers = true;
-	if (pct < 100 && surplus_ns > -PEER_DEBT_NS) { // one that has just run something very long has a rhythm of its own
+	int64_t left_ns = due_ns > now_ns ? least((int64_t)(due_ns - now_ns), PEER_DEBT_NS) : 0;
+	int64_t theirs_ns = above_floor(gate, peer, pct, left_ns, now_ns), ours_ns = above_floor(gate, own, own_pct, (int64_t)ask->outstanding_ns, now_ns);
+	// One with much more or less has a rhythm of its own: it needs less than its share, or ran something long.
+	if (pct < 100 && theirs_ns < ours_ns + PEER_DEBT_NS && theirs_ns > ours_ns - PEER_DEBT_NS) {
 		ask->peers_counted++;
-		ask->peers_surplus_ns += surplus_ns;
+		ask->peers_surplus_ns += theirs_ns;
 	}
 	if (!softmig_share_works(peer, now_ns))
 		return;
 	// It was given a command before all GPUs had to stop, and may need this one's part; or what it was given for another's sake is late.
-	bool on_credit = atomic_load_explicit(&peer->on_credit, memory_order_relaxed) != 0;
-	ask->peer_waits |= (!on_credit && now_ns + PEER_LATE_NS < due_ns) || now_ns > due_ns + PEER_LATE_NS;
+	bool on_credit = atomic_load_explicit(&peer->on_credit, memory_order_relaxed) != 0, late = now_ns > due_ns + PEER_LATE_NS;
+	ask->peer_waits |= late || (!on_credit && now_ns + PEER_LATE_NS < due_ns);
+	ask->peer_is_stuck |= late && (!on_credit || now_ns > due_ns + PEER_VERY_LATE_NS);
 }
 
 void softmig_budget_phase(struct softmig_gate *gate, struct softmig_share *first, bool chooses, const struct softmig_turn *turn,
@@ -110,18 +129,15 @@ int64_t softmig_budget_surplus(const struct softmig_gate *gate, const struct sof
                        const struct softmig_gate_ask *ask)
 {
 	uint64_t now_ns = ask->now_ns;
-	int64_t tokens_ns = softmig_share_tokens(share, pct, now_ns, softmig_budget_allowance(gate, share, pct, now_ns)) - (int64_t)ask->outstanding_ns;
+	int64_t outstanding_ns = (int64_t)ask->outstanding_ns;
 	if (takes_turns(gate, now_ns)) {
 		// Where the wanting jobs' shares fill the GPU, turns keep their parts, and a debt from an error in billing would leave it idle.
 		bool full = gate->contested && turn && softmig_turn_is_full(turn, pct, now_ns);
-		return tokens_ns + (full ? TURN_DEBT_NS : 0);
+		return softmig_share_tokens(share, pct, now_ns, softmig_budget_allowance(gate, share, pct, now_ns)) - outstanding_ns + (full ? TURN_DEBT_NS : 0);
 	}
-	int64_t own_ns = tokens_ns - softmig_beat_floor(now_ns, gate->phase_ns, beat_length(share, now_ns), pct);
-	if (ask->peers_counted == 0)
-		return own_ns;
 	// All GPUs of the job stop and start together, by what they have on average: a kernel of one may run until another runs its own, that waiting
 	// is billed, and ranks of which each goes by its own tokens drift apart without end.
-	return least((own_ns + ask->peers_surplus_ns) / (ask->peers_counted + 1), own_ns + PEER_DEBT_NS);
+	return (above_floor(gate, share, pct, outstanding_ns, now_ns) + ask->peers_surplus_ns) / (ask->peers_counted + 1);
 }
 
 // When a job that is out of tokens will go on.
@@ -151,6 +167,9 @@ bool softmig_budget_stops(struct softmig_gate *gate, const struct softmig_share 
 	// What the kernel of another GPU waits for is let through, on credit.
 	bool unseen = ask->in_flight || now_ns < gate->idle_since_ns + PEER_UNSEEN_NS;
 	if (ask->peer_waits && !unseen && surplus_ns > -PEER_DEBT_NS)
+		return false;
+	// Also in deep debt, if it is likely that this is why the other one does not get on: its work had tokens, and this is no long command.
+	if (ask->peer_is_stuck && !unseen && ask->estimate_ns <= (uint64_t)PEER_COMMAND_NS && surplus_ns > -PEER_CREDIT_NS)
 		return false;
 	gate->resumes_ns = resumes(gate, share, pct, surplus_ns, now_ns);
 	return true;

@@ -5,8 +5,8 @@
 #define SOFTMIG_SLICE_BUDGET_H
 #include "slice/gate.h"
 
-// Before the gate's question: takes another GPU of the job into account, whose share is peer.
-void softmig_budget_peer(const struct softmig_gate *gate, struct softmig_gate_ask *ask, const struct softmig_share *peer);
+// Before the gate's question, about the GPU of share own: takes another GPU of the job into account, whose share is peer.
+void softmig_budget_peer(const struct softmig_gate *gate, struct softmig_gate_ask *ask, const struct softmig_share *own, const struct softmig_share *peer);
 
 // After that: where the job works on several GPUs, chooses when its beats are, the same on all of them; neighbours of which each does so work one
 // after the other within a beat. first: the share on the first GPU of the job; chooses: it is this gate's.
@@ -21,6 +21,9 @@ bool softmig_budget_is_side_by_side(const struct softmig_share *share, uint64_t 
 
 // The tokens that a rested job has.
 int64_t softmig_budget_allowance(const struct softmig_gate *gate, const struct softmig_share *share, unsigned pct, uint64_t now_ns);
+
+// The debt beyond which more is forgiven.
+int64_t softmig_budget_debt(const struct softmig_gate *gate);
 
 // What the job has beyond the tokens that it must have to submit more; negative: it lacks so much.
 int64_t softmig_budget_surplus(const struct softmig_gate *gate, const struct softmig_share *share, struct softmig_turn *turn, unsigned pct,

@@ -55,7 +55,7 @@ uint64_t softmig_gate_bill(struct softmig_gate *gate, struct softmig_share *shar
 	if (busy_ns == 0)
 		return 0;
 	pct = softmig_budget_pct(gate, pct, borrow);
-	softmig_share_charge(share, pct, busy_ns, since_ns, softmig_budget_allowance(gate, share, pct, now_ns));
+	softmig_share_charge(share, pct, busy_ns, since_ns, softmig_budget_allowance(gate, share, pct, now_ns), softmig_budget_debt(gate));
 	softmig_share_count(share, busy_ns, 0, now_ns);
 	return busy_ns;
 }
@@ -185,6 +185,7 @@ static struct softmig_gate_answer decide(struct softmig_gate *gate, struct softm
 	// A job on several GPUs has its turns at different times on each, and a collective needs them all at once: two such jobs would hold one GPU each,
 	// with kernels that wait for the other. So it works among its neighbours.
 	bool plain = turn && ask->peers;
+	gate->peers = ask->peers;
 	if (plain && held(turn) != 0)
 		give_up(turn, ask->pct, now_ns);
 	int others = turn && !plain ? softmig_turn_others(turn, now_ns) : 0;

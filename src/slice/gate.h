@@ -22,6 +22,7 @@ struct softmig_gate {
 	uint64_t idle_since_ns; // over: since when it has nothing on the GPU
 	bool over;             // out of tokens
 	bool waits;            // the last answer was not GO
+	bool peers;            // the job worked on other GPUs too, not long before the last question
 	bool contested;        // neighbours want the GPU
 	int sharers;           // neighbours that the GPU is time-sliced with at this moment
 	uint64_t late_since_ns; // since when the end of a turn is overdue; 0: it is not
@@ -39,9 +40,10 @@ struct softmig_gate_ask {
 	uint64_t outstanding_ns; // estimate of how long that still takes
 	uint64_t estimate_ns;    // of the command to be submitted
 	bool peers;               // softmig_budget_peer: the job used other GPUs, not long ago
-	int peers_counted;        //   so many of them without much debt,
+	int peers_counted;        //   so many of them in the same rhythm,
 	int64_t peers_surplus_ns; //   which together have so much more than the tokens that they must have
 	bool peer_waits;          //   one has work that may wait for a kernel which is held back here
+	bool peer_is_stuck;       //   one has work that it had tokens for, which is late
 };
 
 enum softmig_gate_reason {

@@ -48,7 +48,7 @@ int64_t softmig_share_tokens(const struct softmig_share *share, unsigned pct, ui
 	return tokens_in(atomic_load_explicit(&share->bucket, memory_order_relaxed), now_ns, allowance_ns);
 }
 
-void softmig_share_charge(struct softmig_share *share, unsigned pct, uint64_t busy_ns, uint64_t since_ns, int64_t allowance_ns)
+void softmig_share_charge(struct softmig_share *share, unsigned pct, uint64_t busy_ns, uint64_t since_ns, int64_t allowance_ns, int64_t debt_ns)
 {
 	pct = valid_pct(pct);
 	if (busy_ns > (uint64_t)SOFTMIG_SHARE_DEBT_NS)
@@ -56,12 +56,12 @@ void softmig_share_charge(struct softmig_share *share, unsigned pct, uint64_t bu
 	uint64_t old = atomic_load_explicit(&share->bucket, memory_order_relaxed);
 	for (;;) {
 		int64_t tokens = tokens_in(old, since_ns, allowance_ns) - (int64_t)busy_ns;
-		if (tokens < -SOFTMIG_SHARE_DEBT_NS)
-			tokens = -SOFTMIG_SHARE_DEBT_NS;
+		if (tokens < -debt_ns)
+			tokens = -debt_ns;
 		int64_t zero_ns = (int64_t)since_ns - price(tokens, pct);
 		uint64_t new = ((uint64_t)(zero_ns > 0 ? zero_ns : 1) << 7) | pct;
 		// Reckoned in the same share and within the allowance: move the zero exactly, without rounding it through tokens.
-		if ((old & 127) == pct && tokens + (int64_t)busy_ns < allowance_ns && tokens > -SOFTMIG_SHARE_DEBT_NS
+		if ((old & 127) == pct && tokens + (int64_t)busy_ns < allowance_ns && tokens > -debt_ns
 		    && (int64_t)(old >> 7) - (int64_t)since_ns <= price(SOFTMIG_SHARE_DEBT_NS, pct))
 			new = (((old >> 7) + (uint64_t)price((int64_t)busy_ns, pct)) << 7) | pct;
 		if (new == old || atomic_compare_exchange_weak_explicit(&share->bucket, &old, new, memory_order_relaxed,

@@ -46,8 +46,8 @@ int64_t softmig_share_tokens(const struct softmig_share *share, unsigned pct, ui
 
 // Takes busy_ns out of the bucket, used from since_ns on: what was over the allowance at that moment is lost, what came in
 // since is not. A share other than the one the bucket was reckoned in keeps the tokens and changes their price: this is how
-// a live change takes effect.
-void softmig_share_charge(struct softmig_share *share, unsigned pct, uint64_t busy_ns, uint64_t since_ns, int64_t allowance_ns);
+// a live change takes effect. Debt beyond debt_ns, at most SOFTMIG_SHARE_DEBT_NS, is forgiven.
+void softmig_share_charge(struct softmig_share *share, unsigned pct, uint64_t busy_ns, uint64_t since_ns, int64_t allowance_ns, int64_t debt_ns);
 
 // When the job will have tokens_ns, if it uses nothing until then. now_ns if it has them.
 uint64_t softmig_share_when(const struct softmig_share *share, unsigned pct, uint64_t now_ns, int64_t tokens_ns);

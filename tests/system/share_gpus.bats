@@ -8,7 +8,10 @@
 load job
 
 setup() { results=$(mktemp -d /tmp/softmig-gpus.XXXXXX); }
-teardown() { rm -rf "$results"; }
+teardown() {
+	rm -rf "$results"
+	job_teardown
+}
 
 # collectives KIND US SECONDS RANKS [COMMAND...]: "gpu DEVICE KERNELS_PER_SECOND" for each rank, in order
 collectives() {
@@ -57,3 +60,24 @@ near_30_pct() {
 @test "collectives of 0.3 ms on 2 and 4 GPUs get the share, in processes, in threads, in one thread" { near_30_pct 300; }
 @test "collectives of 1 ms on 2 and 4 GPUs get the share, in processes, in threads, in one thread" { near_30_pct 1000; }
 @test "collectives of 5 ms on 2 and 4 GPUs get the share, in processes, in threads, in one thread" { near_30_pct 5000; }
+
+@test "GPUs of one job that have nothing to do with each other each get what is theirs" {
+	job_setup
+	export SOFTMIG_SIM_GPUS=2xH200:143771M
+	"$BUILD/programs/collective" apart 1000 1 >"$work/native"
+	limit_file <<<"CUDA_DEVICE_SM_LIMIT=30"
+	in_job "$BUILD/programs/collective" apart 1000 3 >"$work/sliced"
+	cat "$work/native" "$work/sliced"
+	# the first gets its 30 %, the second is not slowed
+	awk '{ kernels[FILENAME, $2] = $3 }
+		END { exit !(kernels[ARGV[2], 0] > 220 && kernels[ARGV[2], 0] < 360 && kernels[ARGV[2], 1] > 0.9 * kernels[ARGV[1], 1]) }' "$work/native" "$work/sliced"
+}
+
+@test "a rank that was away for a second does not part the others from their share" {
+	job_setup
+	export SOFTMIG_SIM_GPUS=2xH200:143771M COLLECTIVE_AWAY_MS=1000
+	limit_file <<<"CUDA_DEVICE_SM_LIMIT=30"
+	in_job "$BUILD/programs/collective" threads 1000 8 2 >"$work/sliced"
+	cat "$work/sliced"
+	awk '$3 < 180 { bad = 1 } END { exit bad }' "$work/sliced" # 300, less the second and what it cost
+}

@@ -341,7 +341,7 @@ static void sim_step(struct sim *sim, struct sim_process *process)
 	                               .outstanding_ns = sim_outstanding(sim, process), .estimate_ns = (uint64_t)estimate_ns};
 	if (process->twin) {
 		bool first = process < process->twin;
-		softmig_budget_peer(gate, &ask, &process->twin->job->share);
+		softmig_budget_peer(gate, &ask, &job->share, &process->twin->job->share);
 		softmig_budget_phase(gate, first ? &job->share : &process->twin->job->share, first, job->has_page ? &process->turn : NULL, &ask);
 	}
 	struct softmig_gate_answer answer = softmig_gate_decide(gate, &job->share, job->has_page ? &process->turn : NULL, &ask);

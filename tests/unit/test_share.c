@@ -35,7 +35,7 @@ static void a_new_job_has_its_allowance_and_no_more_after_an_idle_minute(void **
 {
 	(void)state;
 	assert_int_equal(tokens(T0), ALLOWANCE);
-	softmig_share_charge(&share, 25, 5 * MS, T0, ALLOWANCE);
+	softmig_share_charge(&share, 25, 5 * MS, T0, ALLOWANCE, SOFTMIG_SHARE_DEBT_NS);
 	assert_int_equal(tokens(T0), ALLOWANCE - (int64_t)(5 * MS));
 	assert_int_equal(tokens(T0 + 60 * SEC), ALLOWANCE);
 }
@@ -43,7 +43,7 @@ static void a_new_job_has_its_allowance_and_no_more_after_an_idle_minute(void **
 static void tokens_come_back_at_the_pace_of_the_share(void **state)
 {
 	(void)state;
-	softmig_share_charge(&share, 25, 8 * MS, T0, ALLOWANCE);
+	softmig_share_charge(&share, 25, 8 * MS, T0, ALLOWANCE, SOFTMIG_SHARE_DEBT_NS);
 	assert_int_equal(tokens(T0), 0);
 	assert_int_equal(tokens(T0 + 4 * MS), 1 * MS);
 	assert_int_equal(tokens(T0 + 20 * MS), 5 * MS);
@@ -52,27 +52,37 @@ static void tokens_come_back_at_the_pace_of_the_share(void **state)
 static void debt_is_carried_and_the_wait_for_its_end_is_known(void **state)
 {
 	(void)state;
-	softmig_share_charge(&share, 25, 108 * MS, T0, ALLOWANCE);
+	softmig_share_charge(&share, 25, 108 * MS, T0, ALLOWANCE, SOFTMIG_SHARE_DEBT_NS);
 	assert_int_equal(tokens(T0), -(int64_t)(100 * MS));
 	uint64_t when_ns = softmig_share_when(&share, 25, T0, 0);
 	assert_in_range(when_ns, T0 + 400 * MS, T0 + 400 * MS + 1000);
 	assert_int_equal(softmig_share_when(&share, 25, T0 + SEC, 0), T0 + SEC);
 }
 
+static void debt_beyond_what_is_remembered_is_forgiven(void **state)
+{
+	(void)state;
+	softmig_share_charge(&share, 25, 508 * MS, T0, ALLOWANCE, 100 * MS);
+	assert_in_range(-tokens(T0), 100 * MS - 10, 100 * MS);
+	softmig_share_charge(&share, 25, 50 * MS, T0, ALLOWANCE, 100 * MS);
+	assert_in_range(-tokens(T0), 100 * MS - 10, 100 * MS);
+	assert_in_range(-tokens(T0 + 200 * MS), 50 * MS - 10, 50 * MS);
+}
+
 static void what_comes_in_while_a_long_kernel_runs_is_not_lost_to_the_allowance(void **state)
 {
 	(void)state;
-	softmig_share_charge(&share, 50, 8 * MS, T0, ALLOWANCE);     // empty at T0
-	softmig_share_charge(&share, 50, 100 * MS, T0, ALLOWANCE);   // billed when it ends, at T0 + 100 ms
+	softmig_share_charge(&share, 50, 8 * MS, T0, ALLOWANCE, SOFTMIG_SHARE_DEBT_NS);     // empty at T0
+	softmig_share_charge(&share, 50, 100 * MS, T0, ALLOWANCE, SOFTMIG_SHARE_DEBT_NS);   // billed when it ends, at T0 + 100 ms
 	assert_int_equal(softmig_share_tokens(&share, 50, T0 + 100 * MS, ALLOWANCE), -(int64_t)(50 * MS));
 }
 
 static void a_changed_share_keeps_the_debt_and_changes_its_price(void **state)
 {
 	(void)state;
-	softmig_share_charge(&share, 10, 18 * MS, T0, ALLOWANCE);
+	softmig_share_charge(&share, 10, 18 * MS, T0, ALLOWANCE, SOFTMIG_SHARE_DEBT_NS);
 	assert_in_range(softmig_share_when(&share, 10, T0, 0), T0 + 100 * MS, T0 + 100 * MS + 1000);
-	softmig_share_charge(&share, 50, 0, T0, ALLOWANCE); // now 50 %
+	softmig_share_charge(&share, 50, 0, T0, ALLOWANCE, SOFTMIG_SHARE_DEBT_NS); // now 50 %
 	assert_int_equal(softmig_share_tokens(&share, 50, T0, ALLOWANCE), -(int64_t)(10 * MS));
 	assert_in_range(softmig_share_when(&share, 50, T0, 0), T0 + 20 * MS, T0 + 20 * MS + 1000);
 }
@@ -81,9 +91,9 @@ static void many_small_charges_come_to_the_same_as_a_large_one(void **state)
 {
 	(void)state;
 	uint64_t now_ns = T0;
-	softmig_share_charge(&share, 30, 8 * MS, now_ns, ALLOWANCE);
+	softmig_share_charge(&share, 30, 8 * MS, now_ns, ALLOWANCE, SOFTMIG_SHARE_DEBT_NS);
 	for (int i = 0; i < 1000000; i++) { // 1 us busy in every 2 us, for two seconds
-		softmig_share_charge(&share, 30, 1000, now_ns, ALLOWANCE);
+		softmig_share_charge(&share, 30, 1000, now_ns, ALLOWANCE, SOFTMIG_SHARE_DEBT_NS);
 		now_ns += 2000;
 	}
 	int64_t expected = (int64_t)(2 * SEC * 3 / 10) - (int64_t)SEC;
@@ -138,7 +148,7 @@ static void words_of_another_boot_do_not_hold_anybody_up(void **state)
 	(void)state;
 	// The machine was up for a month; now it has been up for ten seconds.
 	uint64_t before_ns = 30 * 86400 * SEC, now_ns = 10 * SEC;
-	softmig_share_charge(&share, 25, 50 * MS, before_ns, ALLOWANCE);
+	softmig_share_charge(&share, 25, 50 * MS, before_ns, ALLOWANCE, SOFTMIG_SHARE_DEBT_NS);
 	softmig_share_bill(&share, 1, before_ns, before_ns + MS, before_ns + MS);
 	softmig_share_mark(&share, 7, before_ns + MS, before_ns);
 	assert_true(tokens(now_ns) >= 0);
@@ -159,7 +169,7 @@ static void whatever_is_scribbled_there_the_answers_stay_within_bounds(void **st
 		unsigned pct = (unsigned)(x % 101);
 		int64_t have = softmig_share_tokens(&share, pct, T0, ALLOWANCE);
 		assert_true(have <= ALLOWANCE && have >= -SOFTMIG_SHARE_DEBT_NS);
-		softmig_share_charge(&share, pct, x >> 20, T0, ALLOWANCE);
+		softmig_share_charge(&share, pct, x >> 20, T0, ALLOWANCE, SOFTMIG_SHARE_DEBT_NS);
 		assert_true(softmig_share_when(&share, pct ? pct : 1, T0, 0) <= T0 + 12001 * SEC);
 		assert_true(softmig_share_bill(&share, 3, T0 - MS, T0, T0) <= T0);
 		softmig_share_mark(&share, 3, T0 + MS, T0);
@@ -171,7 +181,7 @@ static void whatever_is_scribbled_there_the_answers_stay_within_bounds(void **st
 static void *charges(void *unused)
 {
 	for (int i = 0; i < 100000; i++)
-		softmig_share_charge(&share, 50, 1000, T0, ALLOWANCE);
+		softmig_share_charge(&share, 50, 1000, T0, ALLOWANCE, SOFTMIG_SHARE_DEBT_NS);
 	return unused;
 }
 
@@ -193,6 +203,7 @@ int main(void)
 		TEST(a_new_job_has_its_allowance_and_no_more_after_an_idle_minute),
 		TEST(tokens_come_back_at_the_pace_of_the_share),
 		TEST(debt_is_carried_and_the_wait_for_its_end_is_known),
+		TEST(debt_beyond_what_is_remembered_is_forgiven),
 		TEST(what_comes_in_while_a_long_kernel_runs_is_not_lost_to_the_allowance),
 		TEST(a_changed_share_keeps_the_debt_and_changes_its_price),
 		TEST(many_small_charges_come_to_the_same_as_a_large_one),

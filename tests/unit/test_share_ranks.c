@@ -11,6 +11,7 @@
 #define MS UINT64_C(1000000)
 #define SEC UINT64_C(1000000000)
 #define STEP_NS (5 * US)
+#define STALL_NS (5000 * SEC + SEC / 2)
 enum { TOGETHER = 8, RANKS = 4 }; // TOGETHER: kernels between two synchronisations
 
 struct rank {
@@ -22,7 +23,7 @@ struct rank {
 	uint64_t wake_ns;
 	uint64_t done_ns[TOGETHER * 2]; // of those not seen
 	uint64_t began_ns[TOGETHER * 2];
-	bool syncing;
+	bool syncing, stalled;
 };
 
 struct job {
@@ -32,6 +33,7 @@ struct job {
 	unsigned pct;
 	uint64_t length_ns, late_ns; // of a kernel; how much later the last rank is with everything
 	uint64_t last_length_ns;     // of the last rank's kernels, if not the same
+	uint64_t stall_ns, settle_ns; // how long the last rank is away, once; how long is not counted at first, if not a second
 	uint64_t now_ns;
 	unsigned seed;
 };
@@ -95,6 +97,11 @@ static void run_program(struct job *job, struct rank *rank)
 	}
 	if (job->now_ns < rank->wake_ns)
 		return;
+	if (job->stall_ns != 0 && !rank->stalled && rank == &job->rank[job->ranks - 1] && job->now_ns > STALL_NS) {
+		rank->stalled = true;
+		rank->wake_ns = job->now_ns + job->stall_ns;
+		return;
+	}
 	int64_t estimate_ns = (int64_t)length(job, rank);
 	if (!job->bare && !(rank->gate.credit_ns >= estimate_ns && job->now_ns < rank->gate.valid_until_ns)) {
 		sweep(job, rank);
@@ -103,7 +110,7 @@ static void run_program(struct job *job, struct rank *rank)
 		                               .outstanding_ns = left_ns - (ran_ns < left_ns ? ran_ns : left_ns), .estimate_ns = (uint64_t)estimate_ns};
 		for (int r = 0; r < job->ranks; r++)
 			if (rank != &job->rank[r])
-				softmig_budget_peer(&rank->gate, &ask, &job->rank[r].share);
+				softmig_budget_peer(&rank->gate, &ask, &rank->share, &job->rank[r].share);
 		struct softmig_gate_answer answer = softmig_gate_decide(&rank->gate, &rank->share, NULL, &ask);
 		if (answer.reason != SOFTMIG_GATE_GO) {
 			job->seed = job->seed * 1103515245u + 12345u;
@@ -143,7 +150,7 @@ static void measure(struct job *job, double done[RANKS])
 		job->rank[r] = (struct rank){.gate.tag = (unsigned)r + 1};
 	job->now_ns = 5000 * SEC;
 	job->seed = 7;
-	for (uint64_t end_ns = job->now_ns + 6 * SEC; job->now_ns < end_ns; job->now_ns = next_event(job)) {
+	for (uint64_t end_ns = job->now_ns + (job->settle_ns != 0 ? job->settle_ns : SEC) + 5 * SEC; job->now_ns < end_ns; job->now_ns = next_event(job)) {
 		for (int r = 0; r < job->ranks; r++)
 			run_gpu(job, &job->rank[r]);
 		for (int r = 0; r < job->ranks; r++)
@@ -198,6 +205,16 @@ static void also_when_one_is_always_late(void **state)
 				assert_share((struct job){.ranks = ranks, .collective = true, .pct = 30, .length_ns = lengths[l], .streams = streams, .late_ns = 300 * US}, 1.5);
 }
 
+// Its partners' kernels spin for it all the while, and are billed: those GPUs have a debt that this one has not.
+static void a_rank_that_was_away_for_a_moment_does_not_part_them(void **state)
+{
+	(void)state;
+	for (int ranks = 2; ranks <= RANKS; ranks += 2)
+		for (size_t l = 0; l < 5; l++)
+			for (uint64_t stall_ns = 125 * MS; stall_ns <= 2000 * MS; stall_ns *= 4)
+				assert_share((struct job){.ranks = ranks, .collective = true, .pct = 30, .length_ns = lengths[l], .stall_ns = stall_ns, .settle_ns = 9 * SEC}, 2);
+}
+
 static void gpus_of_one_job_that_have_nothing_to_do_with_each_other_keep_their_share(void **state)
 {
 	(void)state;
@@ -233,6 +250,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(ranks_of_one_collective_get_the_share),
 		cmocka_unit_test(also_when_one_is_always_late),
+		cmocka_unit_test(a_rank_that_was_away_for_a_moment_does_not_part_them),
 		cmocka_unit_test(gpus_of_one_job_that_have_nothing_to_do_with_each_other_keep_their_share),
 		cmocka_unit_test(a_gpu_that_needs_less_is_not_slowed_by_one_that_wants_more),
 		cmocka_unit_test(kernels_of_half_a_second_on_one_gpu_do_not_hold_up_another),

@@ -8,6 +8,7 @@
 //   collective turns US SECONDS RANKS            one thread that launches to each GPU in turn, and waits for each in turn
 //   collective apart US SECONDS                  nothing in common: GPU 0 all it can, GPU 1 eight kernels every 40 ms
 //
+// COLLECTIVE_AWAY_MS: so long the rank on GPU 1 is away, once, after its first synchronisation.
 // Output: "gpu DEVICE KERNELS_PER_SECOND" for each, between its first synchronisation and its last: no eight is cut in two.
 #include <pthread.h>
 #include <stdbool.h>
@@ -116,10 +117,15 @@ static void meet(const char *place, int own, int wanted)
 static void *run_thread(void *argument)
 {
 	struct rank *rank = argument;
+	const char *text = getenv("COLLECTIVE_AWAY_MS");
+	double away_s = text != NULL && rank->device == 1 ? atof(text) / 1000 : 0;
 	for (;;) {
 		for (int i = 0; i < TOGETHER; i++)
 			launch(rank);
 		synchronize(rank);
+		if (away_s > 0)
+			sleep_s(away_s);
+		away_s = 0;
 		if (rank->pause_s > 0)
 			sleep_s(rank->pause_s);
 	}
