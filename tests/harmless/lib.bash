@@ -3,6 +3,11 @@
 # What every file of these tests needs: the library in /etc/ld.so.preload or not, and the same command in both worlds.
 # /etc is the namespace's own copy (see ./run).
 
+if [ "${HARMLESS_NAMESPACE:-}" != "$(readlink /proc/self/ns/mnt)" ]; then
+  echo "these tests write /etc/ld.so.preload: run tests/harmless/run FILE.bats, which gives them an /etc of their own" >&2
+  exit 1
+fi
+
 enable_library() { echo "${1:-$LIBRARY}" >/etc/ld.so.preload; }
 disable_library() { rm -f /etc/ld.so.preload; }
 teardown() { disable_library; }
