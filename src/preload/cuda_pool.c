@@ -113,13 +113,8 @@ static void trim_all(CUmemoryPool handle)
 // Sets the pool's charge; held_bytes are reserved already for its growth. Under its lock.
 static void set_charge(struct pool *pool, struct softmig_gpu *gpu, uint64_t now, uint64_t held_bytes)
 {
-	uint64_t before = atomic_load_explicit(&pool->charged_bytes, memory_order_relaxed);
+	uint64_t before = softmig_charge_follow(gpu, &pool->charged_bytes, now, held_bytes);
 
-	atomic_store_explicit(&pool->charged_bytes, now, memory_order_relaxed);
-	if (now > before + held_bytes) // more than foreseen: the driver holds it, so it is charged, limit or not
-		softmig_ledger_reserve(softmig_ledger_now(), gpu->ledger, SOFTMIG_LEDGER_TRACKED, now - before - held_bytes, 0);
-	else
-		softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, before + held_bytes - (now > before ? now : before));
 	if (atomic_load(&pool->unseen)) {
 		if (now < before)
 			softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, before - now);

@@ -452,6 +452,19 @@ void softmig_uncharge_measured(struct softmig_gpu *gpu, uint64_t bytes)
 	softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, bytes);
 }
 
+uint64_t softmig_charge_follow(struct softmig_gpu *gpu, _Atomic uint64_t *charged_bytes, uint64_t now_bytes, uint64_t held_bytes)
+{
+	uint64_t before_bytes = atomic_load_explicit(charged_bytes, memory_order_relaxed);
+	uint64_t grown_bytes = now_bytes > before_bytes ? now_bytes - before_bytes : 0;
+
+	atomic_store_explicit(charged_bytes, now_bytes, memory_order_relaxed);
+	if (grown_bytes > held_bytes) // more than foreseen: the driver holds it, so it is charged, limit or not
+		softmig_ledger_reserve(softmig_ledger_now(), gpu->ledger, SOFTMIG_LEDGER_TRACKED, grown_bytes - held_bytes, 0);
+	else
+		softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, held_bytes - grown_bytes);
+	return before_bytes;
+}
+
 void softmig_uncharge_entry(const struct softmig_track_entry *entry)
 {
 	struct softmig_gpu *gpu = softmig_gpu_by_index(entry->gpu);

@@ -109,6 +109,9 @@ bool softmig_unasked_begin(struct softmig_unasked *unasked, struct softmig_gpu *
 void softmig_unasked_end(const struct softmig_unasked *unasked);
 // The first half alone, between enter and leave. *reserved_bytes: what was reserved, 0 where the headroom has it.
 bool softmig_charge_unasked(struct softmig_gpu *gpu, uint64_t most_bytes, const char *what, uint64_t *reserved_bytes);
+// A pool that was charged *charged_bytes has now_bytes: charges what it has grown by, held_bytes of which are reserved already; what of these it
+// did not need is given back. Returns what was charged before; what it shrank by is the caller's to give back. Under the pool's lock.
+uint64_t softmig_charge_follow(struct softmig_gpu *gpu, _Atomic uint64_t *charged_bytes, uint64_t now_bytes, uint64_t held_bytes);
 // softmig_uncharge for what a track entry was charged, once it is out of the table and gone from the driver.
 void softmig_uncharge_entry(const struct softmig_track_entry *entry);
 // What was tracked so far may be held on by something that hooks cannot see (another process, a file descriptor, a destroyed pool):

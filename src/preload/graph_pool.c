@@ -89,13 +89,8 @@ static void trimmed(struct pool *pool, uint64_t now_bytes)
 // Brings the pool's charge to what the driver has; held_bytes are reserved already for its growth. Under the lock.
 static void charge(struct softmig_gpu *gpu, struct pool *pool, uint64_t now, uint64_t held_bytes)
 {
-	uint64_t before = atomic_load_explicit(&pool->charged_bytes, memory_order_relaxed);
+	uint64_t before = softmig_charge_follow(gpu, &pool->charged_bytes, now, held_bytes);
 
-	atomic_store_explicit(&pool->charged_bytes, now, memory_order_relaxed);
-	if (now > before + held_bytes) // more than foreseen: the driver holds it, so it is charged, limit or not
-		softmig_ledger_reserve(softmig_ledger_now(), gpu->ledger, SOFTMIG_LEDGER_TRACKED, now - before - held_bytes, 0);
-	else
-		softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, before + held_bytes - (now > before ? now : before));
 	if (now < before)
 		softmig_uncharge_measured(gpu, before - now);
 }

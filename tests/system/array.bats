@@ -5,14 +5,6 @@
 bats_require_minimum_version 1.5.0
 load gpu_slice
 
-setup() {
-	slice_setup
-}
-
-teardown() {
-	slice_teardown
-}
-
 @test "arrays are charged as the driver lays them out" {
 	in_slice 1G array sizes
 }

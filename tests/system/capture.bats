@@ -5,14 +5,6 @@
 bats_require_minimum_version 1.5.0
 load gpu_slice
 
-setup() {
-	slice_setup
-}
-
-teardown() {
-	slice_teardown
-}
-
 @test "what the capturing thread does on another stream leaves the capture alone" {
 	in_slice 4G capture same_thread
 }

@@ -5,14 +5,6 @@
 bats_require_minimum_version 1.5.0
 load gpu_slice
 
-setup() {
-	slice_setup
-}
-
-teardown() {
-	slice_teardown
-}
-
 @test "a reset of the primary context gives back all that hung on it" {
 	in_slice 4G context primary_reset
 }

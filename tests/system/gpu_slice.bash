@@ -13,6 +13,10 @@ slice_teardown() {
 	rm -rf "$work"
 }
 
+# A file that needs more has its own, which call these.
+setup() { slice_setup; }
+teardown() { slice_teardown; }
+
 # in_slice LIMIT PROGRAM ARGUMENT...: runs build/programs/PROGRAM in a slice of that much memory on each GPU.
 in_slice() {
 	CUDA_DEVICE_MEMORY_LIMIT=$1 LD_PRELOAD=$BUILD/libsoftmig.so "$BUILD/programs/$2" "${@:3}"

@@ -5,14 +5,6 @@
 bats_require_minimum_version 1.5.0
 load gpu_slice
 
-setup() {
-	slice_setup
-}
-
-teardown() {
-	slice_teardown
-}
-
 @test "a graph's memory is charged from its first launch until it is trimmed" {
 	in_slice 4G graph_memory by_launch
 }

@@ -5,14 +5,6 @@
 bats_require_minimum_version 1.5.0
 load gpu_slice
 
-setup() {
-	slice_setup
-}
-
-teardown() {
-	slice_teardown
-}
-
 @test "memory that is opened by its handle is charged once, with its maker" {
 	in_slice 4G ipc memory
 }

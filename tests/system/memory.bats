@@ -6,14 +6,6 @@
 bats_require_minimum_version 1.5.0
 load gpu_slice
 
-setup() {
-	slice_setup
-}
-
-teardown() {
-	slice_teardown
-}
-
 @test "allocations are charged as the driver takes them" {
 	in_slice 4G memory sizes
 }

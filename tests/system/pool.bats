@@ -5,14 +5,6 @@
 bats_require_minimum_version 1.5.0
 load gpu_slice
 
-setup() {
-	slice_setup
-}
-
-teardown() {
-	slice_teardown
-}
-
 @test "a pool is charged by what it holds, in steps of 32 MiB" {
 	in_slice 1G pool charged_by_what_the_pool_holds
 }

@@ -5,14 +5,6 @@
 bats_require_minimum_version 1.5.0
 load gpu_slice
 
-setup() {
-	slice_setup
-}
-
-teardown() {
-	slice_teardown
-}
-
 @test "graphs over stream-ordered allocations, replayed once, in a small slice" {
 	in_slice 1G torch_async once
 }

@@ -5,14 +5,6 @@
 bats_require_minimum_version 1.5.0
 load gpu_slice
 
-setup() {
-	slice_setup
-}
-
-teardown() {
-	slice_teardown
-}
-
 @test "memory is charged while it is mapped, after its handle is released" {
 	in_slice 4G vmm released_while_mapped
 }
