@@ -118,7 +118,7 @@ CUresult sim_event_record(struct CUevent_st *event, struct CUstream_st *stream)
 		uint64_t sequence;
 		sim_enter();
 		sim_lock();
-		sim_timeline_advance(context->gpu, sim_now_ns());
+		sim_timeline_catch_up(context->gpu);
 		if (sim_state->context[context->queue].done_marks > 64 || sim_state->context[context->queue].free_head < 0)
 			sim_event_collect(context);
 		int command = sim_timeline_submit(context->queue, stream->queue, SIM_MARK, 0, 0, (int)event->tag, &sequence);

@@ -129,7 +129,7 @@ static CUresult submit(struct CUstream_st *stream, enum sim_command_kind kind, u
 	for (;;) {
 		sim_enter();
 		sim_lock();
-		sim_timeline_advance(context->gpu, sim_now_ns());
+		sim_timeline_catch_up(context->gpu);
 		if (sim_state->context[context->queue].done_marks > 64 || sim_state->context[context->queue].free_head < 0)
 			sim_event_collect(context);
 		int command = ranks > 0

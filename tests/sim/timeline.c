@@ -9,6 +9,8 @@
 enum { STREAM_CLOSING = 8 };
 #define NEVER UINT64_MAX
 #define REAP_NS 5000000ull
+// sim_timeline_catch_up: as late as this a submission may be.
+#define LATE_NS 20000ull
 #define UNKNOWN_NS 110000ull // of what nobody knows how long it takes: look again soon
 
 static struct sim_context_queue *context_at(int context)
@@ -434,6 +436,16 @@ void sim_timeline_advance(int index, uint64_t now_ns)
 		advance(sim_state->gpu, sim_state->gpu_count, now_ns);
 	else
 		advance(&sim_state->gpu[index], 1, now_ns);
+}
+
+void sim_timeline_catch_up(int index)
+{
+	uint64_t now_ns;
+	int tries = 3;
+	do {
+		now_ns = sim_now_ns();
+		sim_timeline_advance(index, now_ns);
+	} while (--tries > 0 && sim_now_ns() > now_ns + LATE_NS);
 }
 
 static int append(int context, int stream, const struct sim_command *what, uint64_t *sequence)

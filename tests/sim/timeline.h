@@ -40,6 +40,9 @@ int sim_timeline_submit_wait(int context, int stream, int on_context, int on_com
 
 // Brings a GPU to the time now, and while there are collectives all GPUs.
 void sim_timeline_advance(int gpu, uint64_t now_ns);
+// The same before something is submitted: what bringing it there took (after a pause half a millisecond, with looking after the dead) would
+// else lie between an event and the kernel behind it.
+void sim_timeline_catch_up(int gpu);
 
 // Is this command done? *end_ns (where not NULL and known) is when.
 bool sim_timeline_done(int context, int command, uint64_t sequence, uint64_t *end_ns);
