@@ -358,6 +358,13 @@ snapshot() { # everything below the root: names, modes, owners, contents
 	[[ "$output" == *"No space left"*"Disabled: "*"status 0" ]]
 }
 
+again() { rm -rf "$root" && cp -a "$work/before" "$root"; } # as it was before
+undisturbed() { # undisturbed VERB [options]: what it is when nothing disturbs the verb
+	again
+	"$softmig" "$1" --root "$root" "${@:2}" >/dev/null
+	snapshot >"$work/complete"
+}
+
 # Kills the verb at its N-th call of each system call that changes something, for every N there is (strace counts each by itself): the
 # preload file and the library are the old or the new one, whole, and the entry is never there without the library. Doing it again
 # completes it, to the last byte.
@@ -365,10 +372,7 @@ calls="mkdir chmod openat flock write fsync fchmod rename unlink unlinkat symlin
 killed_anywhere() { # killed_anywhere VERB OLD-PRELOAD NEW-PRELOAD [options]
 	local verb=$1 old=$2 new=$3 call n kills=0
 	shift 3
-	again() { rm -rf "$root" && cp -a "$work/before" "$root"; }
-	again
-	"$softmig" "$verb" --root "$root" "$@" >/dev/null
-	snapshot >"$work/complete"
+	undisturbed "$verb" "$@"
 	for call in $calls; do
 		for n in $(seq 60); do
 			again
@@ -433,10 +437,7 @@ $ours"
 failing_anywhere() { # failing_anywhere VERB OLD-PRELOAD NEW-PRELOAD [options]
 	local verb=$1 old=$2 new=$3 call n calls_made fine
 	shift 3
-	again() { rm -rf "$root" && cp -a "$work/before" "$root"; }
-	again
-	"$softmig" "$verb" --root "$root" "$@" >/dev/null
-	snapshot >"$work/complete"
+	undisturbed "$verb" "$@"
 	for call in $calls; do
 		again
 		strace -qq -o "$work/trace" -e trace="$call" -e signal=none "$softmig" "$verb" --root "$root" "$@" >/dev/null

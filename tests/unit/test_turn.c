@@ -18,6 +18,16 @@ struct result {
 	double total, part[SIM_JOBS]; // percent of the GPU, percent of the total
 };
 
+// Each job's part of the work is its part of the shares.
+static void assert_parts(const struct result *result, int count, const unsigned *pct, double tolerance)
+{
+	unsigned sum = 0;
+	for (int i = 0; i < count; i++)
+		sum += pct[i];
+	for (int i = 0; i < count; i++)
+		assert_near(result->part[i], 100.0 * pct[i] / sum, tolerance);
+}
+
 static uint64_t measured_ns = 5 * SEC;
 
 static struct result neighbours(int count, const unsigned *pct, const uint64_t *length_ns, bool bare)
@@ -59,11 +69,7 @@ static void busy_neighbours_keep_their_parts_and_do_more_than_by_time_slicing(vo
 		assert_near(neighbours(2, cases[0].pct, same, true).total, 90.4, 1); // the model agrees with the measurement
 		for (size_t c = 0; c < sizeof(cases) / sizeof(cases[0]); c++) {
 			struct result result = neighbours(cases[c].count, cases[c].pct, same, false);
-			unsigned sum = 0;
-			for (int i = 0; i < cases[c].count; i++)
-				sum += cases[c].pct[i];
-			for (int i = 0; i < cases[c].count; i++)
-				assert_near(result.part[i], 100.0 * cases[c].pct[i] / sum, 1);
+			assert_parts(&result, cases[c].count, cases[c].pct, 1);
 			assert_true(result.total >= cases[c].total);
 		}
 	}
@@ -148,11 +154,7 @@ static void jobs_whose_gpus_wait_for_each_other_do_not_hold_them_from_one_anothe
 	for (size_t l = 1; l < 3; l++)
 		for (size_t c = 0; c < sizeof(cases) / sizeof(cases[0]); c++) {
 			struct result result = twins(cases[c].count, cases[c].pct, lengths[l]);
-			unsigned sum = 0;
-			for (int i = 0; i < cases[c].count; i++)
-				sum += cases[c].pct[i];
-			for (int i = 0; i < cases[c].count; i++)
-				assert_near(result.part[i], 100.0 * cases[c].pct[i] / sum, 4);
+			assert_parts(&result, cases[c].count, cases[c].pct, 4);
 			assert_true(result.total >= cases[c].total);
 		}
 }
