@@ -42,7 +42,7 @@ uint64_t softmig_estimate_ns(const struct softmig_estimate *estimate, bool *know
 	return value & 1 ? value >> 1 : SOFTMIG_ESTIMATE_UNKNOWN_NS;
 }
 
-void softmig_estimate_learn(struct softmig_estimate *estimate, uint32_t count, uint64_t expected_ns, uint64_t actual_ns)
+void softmig_estimate_learn(struct softmig_estimate *estimate, uint32_t count, uint64_t part_ns, uint64_t expected_ns, uint64_t actual_ns, bool shrinks)
 {
 	bool known;
 	uint64_t old_ns = softmig_estimate_ns(estimate, &known), new_ns;
@@ -53,10 +53,13 @@ void softmig_estimate_learn(struct softmig_estimate *estimate, uint32_t count, u
 		uint64_t others_ns = expected_ns - (expected_ns < old_ns * count ? expected_ns : old_ns * count);
 		new_ns = (actual_ns > others_ns ? actual_ns - others_ns : actual_ns / 16) / count;
 	} else {
-		// Every command of the batch errs by the same factor; half of it is believed.
+		// Every command of the batch was off by the same factor, when it was submitted: since then others may have been learned from that were
+		// submitted at the same time. Half of it is believed.
 		uint64_t permille = actual_ns * 1000 / expected_ns;
 		permille = permille < 125 ? 125 : permille > 8000 ? 8000 : permille;
-		new_ns = old_ns / 2 + old_ns * permille / 2000;
+		new_ns = old_ns / 2 + part_ns / count * permille / 2000;
+		if (shrinks && new_ns > old_ns)
+			return;
 	}
 	if (new_ns < 500)
 		new_ns = 500;

@@ -15,6 +15,7 @@ struct softmig_estimate; // an entry of the table
 struct softmig_estimate *softmig_estimate_find(uint64_t key);
 // Nanoseconds; *known: was it measured?
 uint64_t softmig_estimate_ns(const struct softmig_estimate *estimate, bool *known);
-// A batch with count such commands took actual_ns where expected_ns was estimated, for all commands in it.
-void softmig_estimate_learn(struct softmig_estimate *estimate, uint32_t count, uint64_t expected_ns, uint64_t actual_ns);
+// A batch took actual_ns where expected_ns was estimated for all commands in it; part_ns was estimated, then, for the count such commands
+// among them. shrinks: it took too long for reasons of its own, and proves no command to be longer than it is taken for.
+void softmig_estimate_learn(struct softmig_estimate *estimate, uint32_t count, uint64_t part_ns, uint64_t expected_ns, uint64_t actual_ns, bool shrinks);
 #endif

@@ -265,10 +265,13 @@ void softmig_lane_launch(struct softmig_lane *lane, uint64_t thread, struct soft
 	if (i == open->parts && i < SOFTMIG_LANE_PARTS) {
 		open->part[i].estimate = estimate;
 		open->part[i].count = 0;
+		open->part[i].estimate_ns = 0;
 		open->parts++;
 	}
-	if (i < SOFTMIG_LANE_PARTS)
+	if (i < SOFTMIG_LANE_PARTS) {
 		open->part[i].count++;
+		open->part[i].estimate_ns += estimate_ns;
+	}
 	lane->drains_ns = (lane->drains_ns > now_ns ? lane->drains_ns : now_ns) + estimate_ns;
 	lane->sequence = ++lane->home->sequence;
 }
@@ -312,14 +315,15 @@ static void learn(const struct softmig_lane_batch *batch, uint64_t from_ns, uint
 	uint64_t expected_ns = batch->estimate_ns, actual_ns = to_ns - from_ns;
 	scene->estimated_ns += expected_ns;
 	scene->completions++;
-	if ((batch->disturbed || scene->sharers > 0) && actual_ns >= expected_ns)
+	bool shrinks = batch->disturbed || scene->sharers > 0;
+	if (shrinks && actual_ns >= expected_ns)
 		return; // alone it would have taken less: nothing is learned from that
 	if (scene->crowd_ns >= from_ns) {
 		uint64_t shared_ns = expected_ns / 1000 * scene->crowd_permille;
 		actual_ns = shared_ns < actual_ns ? shared_ns : actual_ns;
 	}
 	for (uint32_t i = 0; i < batch->parts && i < SOFTMIG_LANE_PARTS; i++)
-		softmig_estimate_learn(batch->part[i].estimate, batch->part[i].count, expected_ns, actual_ns);
+		softmig_estimate_learn(batch->part[i].estimate, batch->part[i].count, batch->part[i].estimate_ns, expected_ns, actual_ns, shrinks);
 }
 
 static void finish(struct softmig_lane *lane, struct softmig_lane_batch *batch, uint64_t from_ns, uint64_t to_ns)

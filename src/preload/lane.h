@@ -32,10 +32,10 @@ struct softmig_lane_batch {
 	uint64_t estimate_ns;
 	uint32_t count;
 	uint32_t parts;                // more than SOFTMIG_LANE_PARTS: the rest is not told apart
-	bool disturbed;                // it shared the GPU: nothing is learned from it
+	bool disturbed;                // it shared the GPU: no estimate grows by it
 	bool brief;                    // known to be short, after a long pause: the host's clock tells its beginning,
 	bool awaited;                  //   and its end, since the program waits for it alone
-	struct { struct softmig_estimate *estimate; uint32_t count; } part[SOFTMIG_LANE_PARTS];
+	struct { struct softmig_estimate *estimate; uint32_t count; uint64_t estimate_ns; } part[SOFTMIG_LANE_PARTS];
 };
 
 struct softmig_lane {

@@ -11,6 +11,8 @@
 #define STRETCH_PER_PCT_NS (MS / 5)
 // Neighbours matter so long.
 #define CONTESTED_NS ((uint64_t)(200 * MS))
+// A pause ends before the next beat if so much of a beat's part is left.
+#define LEFT_OVER_PARTS 8
 // Debt that does not stop a job in its turn.
 #define TURN_DEBT_NS (20 * MS)
 // Streams, processes and GPUs count as side by side so long after they were seen to.
@@ -154,8 +156,11 @@ bool softmig_budget_stops(struct softmig_gate *gate, const struct softmig_share 
                           int64_t surplus_ns)
 {
 	uint64_t now_ns = ask->now_ns;
-	bool turns = takes_turns(gate, now_ns), pauses = gate->over && !turns && now_ns < gate->resumes_ns;
-	if (surplus_ns >= (gate->over && turns ? stretch(pct) : 0) && !pauses) {
+	bool turns = takes_turns(gate, now_ns);
+	// What was submitted may turn out to be shorter than estimated, so that much of the beat's part is left.
+	int64_t part_ns = softmig_beat_part(beat_length(share, now_ns), pct);
+	int64_t enough_ns = !gate->over ? 0 : turns ? stretch(pct) : now_ns >= gate->resumes_ns ? 0 : ask->peers ? INT64_MAX : part_ns / LEFT_OVER_PARTS;
+	if (surplus_ns >= enough_ns) {
 		gate->over = false;
 		return false;
 	}

@@ -21,11 +21,13 @@ static const uint64_t sim_slice_ns = 1800 * US, sim_switch_ns = 190 * US, sim_ha
 
 // How far estimates are off, in percent.
 static uint64_t sim_estimate_pct = 100;
+// One command in so many is taken for one of 50 ms; 0: none.
+static unsigned sim_estimate_wild;
 // What a program loses until it is ahead of a GPU that it finds empty.
 static uint64_t sim_start_ns;
 
 struct sim_kernel {
-	uint64_t left_ns, length_ns;
+	uint64_t left_ns, length_ns, estimate_ns;
 	uint64_t begin_ns; // when it first ran (its begin event), 0: not yet
 	uint64_t number;   // of the process's kernels
 };
@@ -247,16 +249,21 @@ static void sim_read_pages(struct sim *sim, struct sim_process *process)
 	}
 }
 
+static uint64_t sim_estimate(const struct sim_process *process)
+{
+	if (sim_estimate_wild != 0 && process->submitted % sim_estimate_wild == 0)
+		return 50 * MS;
+	return process->next_length_ns * sim_estimate_pct / 100;
+}
+
 static uint64_t sim_outstanding(const struct sim *sim, const struct sim_process *process)
 {
 	uint64_t total_ns = 0;
 	for (unsigned i = 0; i < process->count; i++)
-		total_ns += process->queue[(process->head + i) % SIM_QUEUE].length_ns;
+		total_ns += process->queue[(process->head + i) % SIM_QUEUE].estimate_ns;
 	if (process->count) {
-		uint64_t begin_ns = process->queue[process->head].begin_ns, first_ns = process->queue[process->head].length_ns;
+		uint64_t begin_ns = process->queue[process->head].begin_ns, first_ns = process->queue[process->head].estimate_ns;
 		uint64_t ran_ns = begin_ns ? sim->now_ns - begin_ns : 0;
-		first_ns = first_ns * sim_estimate_pct / 100;
-		total_ns = total_ns * sim_estimate_pct / 100;
 		total_ns -= ran_ns < first_ns ? ran_ns : first_ns;
 	}
 	return total_ns;
@@ -279,7 +286,8 @@ static void sim_sweep(struct sim *sim, struct sim_process *process)
 static void sim_submit(struct sim *sim, struct sim_process *process)
 {
 	struct sim_kernel *kernel = &process->queue[(process->head + process->count) % SIM_QUEUE];
-	*kernel = (struct sim_kernel){.left_ns = process->next_length_ns, .length_ns = process->next_length_ns, .number = process->submitted++};
+	*kernel = (struct sim_kernel){.left_ns = process->next_length_ns, .length_ns = process->next_length_ns,
+	                              .estimate_ns = sim_estimate(process), .number = process->submitted++};
 	if (process->count == 0)
 		kernel->left_ns += sim_start_ns;
 	process->count++;
@@ -328,7 +336,7 @@ static void sim_step(struct sim *sim, struct sim_process *process)
 		sim_submit(sim, process);
 		return;
 	}
-	int64_t estimate_ns = (int64_t)(process->next_length_ns * sim_estimate_pct / 100);
+	int64_t estimate_ns = (int64_t)sim_estimate(process);
 	if (gate->credit_ns >= estimate_ns && sim->now_ns < gate->valid_until_ns) {
 		gate->credit_ns -= estimate_ns;
 		sim_submit(sim, process);

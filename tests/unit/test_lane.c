@@ -206,6 +206,21 @@ static void an_estimate_made_too_long_shrinks_even_while_others_share_the_gpu(vo
 	assert_about(softmig_estimate_ns(small, &known), MS, 50 * US);
 }
 
+static void a_queue_of_long_kernels_estimated_short_makes_the_estimate_no_longer_than_they_are(void **state)
+{
+	(void)state;
+	bool known;
+	launch(false, 300 * US);
+	sync();
+	now_ns += 100 * US;
+	for (int i = 0; i < 6; i++) {
+		launch(false, 5 * MS);
+		softmig_lane_close(lane, 7, false, false, now_ns);
+	}
+	sync();
+	assert_in_range(softmig_estimate_ns(small, &known), 2 * MS, 5 * MS);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -214,6 +229,7 @@ int main(void)
 		cmocka_unit_test_setup(one_that_takes_longer_than_ever_is_billed_whole_and_measured_next_time, fresh),
 		cmocka_unit_test_setup(without_a_pause_or_beside_others_events_are_set, fresh),
 		cmocka_unit_test_setup(a_burst_that_grows_gets_its_end_from_an_event, fresh),
+		cmocka_unit_test_setup(a_queue_of_long_kernels_estimated_short_makes_the_estimate_no_longer_than_they_are, fresh),
 		cmocka_unit_test_setup(an_estimate_made_too_long_shrinks_even_while_others_share_the_gpu, fresh),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

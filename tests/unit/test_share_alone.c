@@ -69,6 +69,17 @@ static void wrong_estimates_do_not_change_the_share(void **state)
 	sim_estimate_pct = 100;
 }
 
+static void a_pause_ends_when_its_reason_was_an_estimate_far_too_long(void **state)
+{
+	(void)state;
+	sim_estimate_wild = 70;
+	one_length(100 * US, 0.5, 0.7);
+	sim_estimate_wild = 7;
+	one_length(1 * MS, 0.5, 0.7);
+	one_length(5 * MS, 0.5, 0.7);
+	sim_estimate_wild = 0;
+}
+
 static void a_program_that_is_slow_to_start_loses_a_point_at_most(void **state)
 {
 	(void)state;
@@ -194,6 +205,7 @@ int main(void)
 		cmocka_unit_test(short_kernels_get_the_share_within_half_a_point),
 		cmocka_unit_test(kernels_of_20_ms_get_it_within_a_point_and_of_100_ms_within_one_and_a_half),
 		cmocka_unit_test(wrong_estimates_do_not_change_the_share),
+		cmocka_unit_test(a_pause_ends_when_its_reason_was_an_estimate_far_too_long),
 		cmocka_unit_test(a_program_that_is_slow_to_start_loses_a_point_at_most),
 		cmocka_unit_test(mixed_kernels_get_it_within_half_a_point),
 		cmocka_unit_test(four_processes_get_one_share_together),
