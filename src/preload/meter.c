@@ -12,6 +12,10 @@
 
 // So much open work in a stream is worth an event when the program turns to another, or sets an event of its own.
 #define SWITCH_NS (100 * US)
+// Beside neighbours, work that a program waits for is polled for from so long before its end, as the driver would: a sleeper is told 50 us late, and
+// until a small kernel's time slice comes, nobody knows its end. For more work it sleeps so long at a time.
+#define AWAITED_NS (300 * US)
+#define AWAIT_NAP_NS (100 * US)
 enum { CACHED = 64 };
 
 static struct softmig_lane *cache[CACHED]; // what was launched into lately
@@ -180,8 +184,8 @@ static void before_sync(enum object object, void *handle)
 			}
 			softmig_gate_running(&meter->gate, meter->share, softmig_meter_turn(meter), pct, left_ns, now_ns);
 			softmig_meter_unlock();
-			if (left_ns > SOFTMIG_METER_EARLY_NS)
-				softmig_meter_pause_until(now_ns + (left_ns - SOFTMIG_METER_EARLY_NS / 2 < MS / 5 ? left_ns - SOFTMIG_METER_EARLY_NS / 2 : MS / 5));
+			if (left_ns > AWAITED_NS)
+				softmig_meter_pause_until(now_ns + (left_ns - AWAITED_NS < AWAIT_NAP_NS ? left_ns - AWAITED_NS : AWAIT_NAP_NS));
 			else
 				sched_yield();
 			bool done = is_done(object, handle);
