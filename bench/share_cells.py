@@ -109,7 +109,7 @@ def infer(options):
             ok = ratio >= 0.99 if share > native.mean() + 1 else abs(sliced.mean() - share) <= 1
             times = [f"{result.latency[0]:.0f}, {result.latency[1]:.0f}" if result.latency else "" for result in (native, sliced)]
             return [Row(share, f"{native.mean():.2f}", f"{sliced.mean():.2f}", f"{ratio:.4f}", *times, ok=ok, point=("inference with pauses", share, sliced.mean()) if share < 40 else None)]
-        return Cell(f"inference at {share} %", "infer", takes(seconds) * (2 if share == 50 else 1), run)
+        return Cell(f"inference at {share} %", "infer", takes(seconds) * (2 if share == 50 else 1), run, quiet=True)
     for share in (50, 75, 25, 10):
         yield cell(share)
 
@@ -170,7 +170,7 @@ def latency(options):
             plain = lane.once(("small beside busy",), lambda: measure(lane, None, None))
             median, late, count = plain if share is None else measure(lane, share, other)
             return [Row(name, f"{median:.0f}", f"{late:.0f}", count, ok=None if share is None else 0 < late <= plain[1] * 1.02 + 20)]
-        return Cell(f"latency, {name}", "latency", takes(seconds, 2), run)
+        return Cell(f"latency, {name}", "latency", takes(seconds, 2), run, quiet=True)
     yield cell("plain time-slicing", None, None)
     yield cell("shares 50/50", 50, 50)
     yield cell("shares 50/100", 50, 100)
@@ -373,7 +373,7 @@ def torch(options):
             return [Row(kind, share, f"{native.mean() * 1e4:.2f}", f"{sliced.mean() * 1e4:.2f}", f"{mean:.2f}", f"{statistics.pstdev(windows):.2f}", clocks, said,
                         ok=None if power_bound and equal else abs(mean - share) <= 2 and (equal or not deterministic),
                         point=(f"PyTorch {kind}", share, mean))]
-        return Cell(f"PyTorch {kind} at {share} %", f"torch {kind}", (seconds + TORCH_START) * (2 if first else 1) + (COMPILE if first and kind == "compile" else 0), run)
+        return Cell(f"PyTorch {kind} at {share} %", f"torch {kind}", (seconds + TORCH_START) * (2 if first else 1) + (COMPILE if first and kind == "compile" else 0), run, quiet=True)
     for kind in options.torch_kinds:
         for number, share in enumerate(options.torch_shares if kind == "eager" else [50]):
             yield cell(kind, share, number == 0)
@@ -395,7 +395,7 @@ def torchpair(options):
                 works = [100 * result.mean() / native for result in results]
                 return [Row("eager", f"{len(shares)}, plain time-slicing", " ".join(f"{work:.1f}" for work in works), "", f"{sum(works):.1f}")]
             return [pair_row("eager", shares, results, [native] * 2, False)]
-        return Cell("PyTorch pair " + "/".join(map(str, shares)), "torchpair", (seconds + TORCH_START) * (2 if first else 1), run)
+        return Cell("PyTorch pair " + "/".join(map(str, shares)), "torchpair", (seconds + TORCH_START) * (2 if first else 1), run, quiet=True)
     for number, shares in enumerate(((0, 0), (50, 50), (30, 70))):
         yield cell(shares, number == 0)
 
