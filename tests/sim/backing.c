@@ -2,6 +2,7 @@
 // What device memory is made of: pages of a file without a name, mapped where the program sees the device's addresses.
 // Pages exist once written, so a simulated GPU of 140 GiB costs what is really stored. Owns: that file and the
 // mappings; counts nothing.
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
@@ -10,8 +11,15 @@
 
 #include "sim.h"
 
+#ifndef MAP_FIXED_NOREPLACE
+#define MAP_FIXED_NOREPLACE 0x100000
+#endif
+// Where managed memory lies, apart from all other: the kernel itself begins higher.
+#define MANAGED_FROM 0x7ea000000000ull
+#define MANAGED_TO 0x7ee000000000ull
+
 static int own_file = -1;
-static uint64_t next_offset;
+static uint64_t next_offset, managed_from = MANAGED_FROM;
 
 int sim_backing_file(uint64_t bytes, uint64_t *offset)
 {
@@ -53,25 +61,60 @@ uint64_t sim_backing_reserve(uint64_t bytes, uint64_t alignment, uint64_t wanted
 	return start;
 }
 
+// The lowest place in managed memory's range that has room; elsewhere where it has none, or the machine no such addresses.
+static uint64_t reserve_managed(uint64_t bytes)
+{
+	for (uint64_t wanted = managed_from; bytes <= MANAGED_TO - wanted; wanted += SIM_GRANULE) {
+		void *at = mmap((void *)(uintptr_t)wanted, bytes, PROT_NONE,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+		if (at == (void *)(uintptr_t)wanted) {
+			if (wanted == managed_from)
+				managed_from += bytes;
+			return wanted;
+		}
+		if (at != MAP_FAILED) // a kernel before 4.17: taken
+			munmap(at, bytes);
+		else if (errno != EEXIST)
+			break;
+	}
+	return sim_backing_reserve(bytes, SIM_GRANULE, 0);
+}
+
 bool sim_backing_map(struct sim_backing *backing, uint64_t bytes, bool accessible)
 {
 	return sim_backing_map_aligned(backing, bytes, SIM_GRANULE, accessible);
 }
 
-bool sim_backing_map_aligned(struct sim_backing *backing, uint64_t bytes, uint64_t alignment, bool accessible)
+static bool map_at(struct sim_backing *backing, uint64_t address, bool accessible)
+{
+	backing->address = address;
+	if (address == 0)
+		return false;
+	void *at = mmap((void *)(uintptr_t)address, backing->bytes, accessible ? PROT_READ | PROT_WRITE : PROT_NONE,
+		MAP_SHARED | MAP_FIXED | MAP_NORESERVE, backing->fd, (off_t)backing->offset);
+	if (at != MAP_FAILED)
+		return true;
+	munmap((void *)(uintptr_t)address, backing->bytes);
+	return false;
+}
+
+static bool take_file(struct sim_backing *backing, uint64_t bytes)
 {
 	backing->bytes = bytes;
 	backing->own_file = true;
 	backing->fd = sim_backing_file(bytes, &backing->offset);
-	backing->address = backing->fd < 0 ? 0 : sim_backing_reserve(bytes, alignment, 0);
-	if (backing->address == 0)
-		return false;
-	void *at = mmap((void *)(uintptr_t)backing->address, bytes, accessible ? PROT_READ | PROT_WRITE : PROT_NONE,
-		MAP_SHARED | MAP_FIXED | MAP_NORESERVE, backing->fd, (off_t)backing->offset);
-	if (at != MAP_FAILED)
-		return true;
-	munmap((void *)(uintptr_t)backing->address, bytes);
-	return false;
+	backing->address = 0;
+	return backing->fd >= 0;
+}
+
+bool sim_backing_map_aligned(struct sim_backing *backing, uint64_t bytes, uint64_t alignment, bool accessible)
+{
+	return take_file(backing, bytes) && map_at(backing, sim_backing_reserve(bytes, alignment, 0), accessible);
+}
+
+bool sim_backing_map_managed(struct sim_backing *backing, uint64_t bytes)
+{
+	return take_file(backing, bytes) && map_at(backing, reserve_managed(bytes), true);
 }
 
 void sim_backing_unmap(struct sim_backing *backing)
@@ -79,6 +122,8 @@ void sim_backing_unmap(struct sim_backing *backing)
 	if (backing->address == 0)
 		return;
 	munmap((void *)(uintptr_t)backing->address, backing->bytes);
+	if (backing->address >= MANAGED_FROM && backing->address < managed_from)
+		managed_from = backing->address;
 	if (backing->own_file)
 		sim_backing_discard(backing->fd, backing->offset, backing->bytes);
 	backing->address = 0;

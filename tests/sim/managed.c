@@ -1,33 +1,119 @@
 // SPDX-License-Identifier: Apache-2.0
-// Managed memory: pages come to the GPU when it uses them or when they are prefetched, and may be more than it has.
-// They are in use on the GPU, but in no process's figure (docs/driver-facts.md).
+// Managed memory: addresses in a range of its own, where what is below 2 MiB shares blocks; pages come to the GPU when it
+// uses them or when they are prefetched, and may be more than it has. They are in use on the GPU, but in no process's
+// figure (docs/driver-facts.md).
 #include <string.h>
 
 #include "sim.h"
 
+struct sim_small_block **sim_managed_blocks(struct CUctx_st *context)
+{
+	static struct sim_small_block *together;
+	return sim_fault("managed:together") >= 0 ? &together : &context->managed;
+}
+
+// Pages come to the GPU of the context, as far as it has room: else they stay on the host, without an error.
+static bool come(int gpu, uint64_t bytes)
+{
+	sim_lock();
+	bool room = sim_gpu_used(gpu) + bytes <= sim_gpu_capacity(gpu);
+	if (room)
+		sim_state->process[sim_slot].managed_bytes[gpu] += bytes;
+	sim_unlock();
+	return room;
+}
+
+static void go(int gpu, uint64_t bytes)
+{
+	sim_lock();
+	sim_state->process[sim_slot].managed_bytes[gpu] -= bytes;
+	sim_unlock();
+}
+
+// The whole block comes with the first of its small allocations.
+static void touch_small(struct sim_range *range)
+{
+	struct sim_small_block *block = range->block;
+	if (range->charged_bytes != 0)
+		return;
+	if (block->resident == 0) {
+		block->gpu = range->context->gpu;
+		if (!come(block->gpu, SIM_GRANULE))
+			return;
+	}
+	block->resident++;
+	range->charged_bytes = range->bytes;
+}
+
 void sim_managed_touch(struct sim_range *range, uint64_t upto_bytes)
 {
 	uint64_t wanted = sim_round_up(upto_bytes, SIM_GRANULE);
-	if (range->context == NULL || wanted <= range->charged_bytes)
+	if (range->context == NULL)
 		return;
-	const int gpu = range->context->gpu;
-	const uint64_t more = wanted - range->charged_bytes;
-	sim_lock();
-	if (sim_gpu_used(gpu) + more <= sim_gpu_capacity(gpu)) { // where the GPU is full, pages stay on the host: no error
-		sim_state->process[sim_slot].managed_bytes[gpu] += more;
+	if (range->block != NULL)
+		touch_small(range);
+	else if (wanted > range->charged_bytes && come(range->context->gpu, wanted - range->charged_bytes))
 		range->charged_bytes = wanted;
-	}
-	sim_unlock();
 }
 
 void sim_managed_leave(struct sim_range *range)
 {
-	if (range->context == NULL)
+	if (range->context == NULL || range->charged_bytes == 0)
 		return;
-	sim_lock();
-	sim_state->process[sim_slot].managed_bytes[range->context->gpu] -= range->charged_bytes;
-	sim_unlock();
+	if (range->block == NULL)
+		go(range->context->gpu, range->charged_bytes);
+	else if (--range->block->resident == 0)
+		go(range->block->gpu, SIM_GRANULE);
 	range->charged_bytes = 0;
+}
+
+static struct sim_range *allocate(struct CUctx_st *context, uint64_t bytes)
+{
+	uint64_t whole = sim_round_up(bytes, SIM_GRANULE), address;
+	struct sim_small_block *block = NULL;
+	struct sim_backing backing = {0};
+	if (bytes <= SIM_SMALL_BYTES) {
+		if (sim_small_alloc(context, sim_managed_blocks(context), bytes, &block, &address) != CUDA_SUCCESS)
+			return NULL;
+	} else {
+		if (whole < bytes || !sim_backing_map_managed(&backing, whole))
+			return NULL;
+		address = backing.address;
+	}
+	struct sim_range *range = sim_range_add(address, bytes, SIM_RANGE_MANAGED);
+	if (range == NULL && block != NULL)
+		sim_small_free(context, sim_managed_blocks(context), block, address, bytes);
+	else if (range == NULL)
+		sim_backing_unmap(&backing);
+	if (range == NULL)
+		return NULL;
+	range->block = block;
+	range->backing = backing;
+	range->context = context;
+	range->device = context->device;
+	return range;
+}
+
+// It may exceed the GPU: it has pages there only once they are used, so this takes nothing.
+CUresult cuMemAllocManaged(CUdeviceptr *dptr, size_t bytesize, unsigned int flags)
+{
+	SIM_CURRENT(context);
+	if (dptr == NULL || bytesize == 0
+		|| (flags != CU_MEM_ATTACH_GLOBAL && flags != CU_MEM_ATTACH_HOST && flags != CU_MEM_ATTACH_SINGLE))
+		return CUDA_ERROR_INVALID_VALUE;
+	CUresult result = sim_capture_forbid(context);
+	if (result != CUDA_SUCCESS)
+		return result;
+	if (sim_alloc_fault())
+		return CUDA_ERROR_OUT_OF_MEMORY;
+	sim_enter();
+	struct sim_range *range = allocate(context, bytesize);
+	if (range != NULL) {
+		range->flags = flags;
+		*dptr = range->base;
+	}
+	sim_leave();
+	return range != NULL ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
 }
 
 static CUresult prefetch(CUdeviceptr address, size_t bytes, int device, CUstream handle)

@@ -56,13 +56,16 @@ CUresult sim_small_alloc(struct CUctx_st *context, struct sim_small_block **list
 			break;
 	}
 	if (block == NULL) {
-		CUresult result = sim_context_charge(context, SIM_GRANULE);
+		const bool managed = list == sim_managed_blocks(context);
+		CUresult result = managed ? CUDA_SUCCESS : sim_context_charge(context, SIM_GRANULE);
 		if (result != CUDA_SUCCESS)
 			return result;
 		block = calloc(1, sizeof(*block));
-		if (block == NULL || !sim_backing_map(&block->backing, SIM_GRANULE, true)) {
+		if (block == NULL || !(managed ? sim_backing_map_managed(&block->backing, SIM_GRANULE)
+				: sim_backing_map(&block->backing, SIM_GRANULE, true))) {
 			free(block);
-			sim_context_uncharge(context, SIM_GRANULE);
+			if (!managed)
+				sim_context_uncharge(context, SIM_GRANULE);
 			return CUDA_ERROR_OUT_OF_MEMORY;
 		}
 		block->next = *list;
@@ -84,12 +87,14 @@ void sim_small_free(struct CUctx_st *context, struct sim_small_block **list, str
 	block->units -= units;
 	if (block->units > 0)
 		return;
+	const bool managed = list == sim_managed_blocks(context);
 	while (*list != block)
 		list = &(*list)->next;
 	*list = block->next;
 	sim_backing_unmap(&block->backing);
 	free(block);
-	sim_context_uncharge(context, SIM_GRANULE);
+	if (!managed)
+		sim_context_uncharge(context, SIM_GRANULE);
 }
 
 static void drop_list(struct CUctx_st *context, struct sim_small_block **list)
@@ -156,12 +161,16 @@ CUresult sim_free(struct sim_range *range)
 	struct CUctx_st *context = range->context;
 	if (range->kind == SIM_RANGE_SMALL) {
 		sim_small_free(context, &context->small, range->block, range->base, range->bytes);
+	} else if (range->kind == SIM_RANGE_MANAGED) {
+		sim_managed_leave(range);
+		if (range->block != NULL)
+			sim_small_free(context, sim_managed_blocks(context), range->block, range->base, range->bytes);
+		else
+			sim_backing_unmap(&range->backing);
 	} else {
 		sim_backing_unmap(&range->backing);
 		if (range->shared_block >= 0)
 			sim_shared_release(range->shared_block);
-		else if (range->kind == SIM_RANGE_MANAGED)
-			sim_managed_leave(range);
 		else if (context != NULL)
 			sim_context_uncharge(context, range->charged_bytes);
 	}
@@ -271,36 +280,6 @@ CUresult cuMemGetInfo(unsigned int *free, unsigned int *total)
 	if (total != NULL)
 		*total = total_bytes > UINT32_MAX ? UINT32_MAX : (unsigned)total_bytes;
 	return CUDA_SUCCESS;
-}
-
-CUresult cuMemAllocManaged(CUdeviceptr *dptr, size_t bytesize, unsigned int flags)
-{
-	SIM_CURRENT(context);
-	if (dptr == NULL || bytesize == 0
-		|| (flags != CU_MEM_ATTACH_GLOBAL && flags != CU_MEM_ATTACH_HOST && flags != CU_MEM_ATTACH_SINGLE))
-		return CUDA_ERROR_INVALID_VALUE;
-	CUresult result = sim_capture_forbid(context);
-	if (result != CUDA_SUCCESS)
-		return result;
-	if (sim_alloc_fault())
-		return CUDA_ERROR_OUT_OF_MEMORY;
-	// Managed memory may exceed the GPU: it has pages there only once they are used, so nothing is charged here (see
-	// managed.c).
-	sim_enter();
-	struct sim_backing backing;
-	uint64_t whole = sim_round_up(bytesize, SIM_GRANULE);
-	struct sim_range *range = NULL;
-	if (whole >= bytesize && sim_backing_map(&backing, whole, true))
-		range = sim_range_add(backing.address, bytesize, SIM_RANGE_MANAGED);
-	if (range != NULL) {
-		range->backing = backing;
-		range->context = context;
-		range->device = context->device;
-		range->flags = flags;
-		*dptr = range->base;
-	}
-	sim_leave();
-	return range != NULL ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
 }
 
 CUresult cuMemGetAddressRange_v2(CUdeviceptr *pbase, size_t *psize, CUdeviceptr dptr)

@@ -36,6 +36,8 @@ struct sim_small_block {
 	struct sim_backing backing;
 	uint64_t used[64]; // one bit per 512 bytes
 	uint32_t units;    // in use
+	uint32_t resident; // managed: how many of its allocations have pages on the GPU
+	int gpu;           // on that one
 };
 
 struct CUctx_st {
@@ -54,6 +56,7 @@ struct CUctx_st {
 	CUfunc_cache cache_config;
 	CUsharedconfig shared_config;
 	struct sim_small_block *small, *code; // of allocations and arrays; of modules, streams, graphs
+	struct sim_small_block *managed;      // of managed memory: in no process's figure
 	struct CUstream_st *streams; // created ones
 	struct CUstream_st *legacy;
 	struct CUstream_st *per_thread;
@@ -174,6 +177,7 @@ struct CUctx_st *sim_context_first(void);
 // --- backing.c
 bool sim_backing_map(struct sim_backing *backing, uint64_t bytes, bool accessible);
 bool sim_backing_map_aligned(struct sim_backing *backing, uint64_t bytes, uint64_t alignment, bool accessible);
+bool sim_backing_map_managed(struct sim_backing *backing, uint64_t bytes); // in a range of its own
 void sim_backing_unmap(struct sim_backing *backing);
 uint64_t sim_backing_reserve(uint64_t bytes, uint64_t alignment, uint64_t wanted);
 int sim_backing_file(uint64_t bytes, uint64_t *offset); // a place for bytes in this process's own file
@@ -215,6 +219,7 @@ CUresult sim_fill(uint64_t address, uint64_t pitch, unsigned value, unsigned ele
 	uint64_t height, uint64_t *ns);
 
 // --- managed.c
+struct sim_small_block **sim_managed_blocks(struct CUctx_st *context); // that its small ones lie in
 void sim_managed_touch(struct sim_range *range, uint64_t upto_bytes); // used by the GPU: now it has pages there
 void sim_managed_leave(struct sim_range *range);                       // it has none any more
 
