@@ -5,6 +5,10 @@
 // Whether a small allocation takes a block the driver alone knows, and only afterwards. So it is made under cover (ledger.h): a block's
 // bytes, announced, which most such allocations leave as they were, for the next one. A pair of them then costs two
 // steps that other threads or processes can see and the notes of their addresses: 3 % of what the driver takes, where it has a block already.
+//
+// Managed memory takes nothing of the GPU before it is used. So a small managed allocation is made first and its block charged then, if it is
+// not charged yet. Contexts may share such a block, as far as is known, so each allocation is counted in it as its own context's; once for
+// each GPU.
 #include "preload/block.h"
 #include "preload/gpu.h"
 #include "preload/hook.h"
@@ -22,7 +26,7 @@ static uint64_t current_context(void)
 	return (uint64_t)(uintptr_t)context;
 }
 
-// Managed memory has no place in the blocks, and NVML does not count it.
+// Managed memory, which NVML does not count, lies apart: its blocks are not those of device memory.
 enum kind { DEVICE, MANAGED };
 
 static uint64_t charge_of(uint64_t bytes)
@@ -39,6 +43,20 @@ static void block_ended(struct softmig_gpu *gpu, bool certain)
 		softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, SOFTMIG_GRANULE_BYTES);
 }
 
+// False: no memory to record it in.
+static bool record_pointer(const struct softmig_track_entry *entry)
+{
+	struct softmig_track_entry old;
+
+	if (entry->key % SOFTMIG_GRANULE_BYTES != 0) // from now on, where a pointer lies no longer tells a small one
+		atomic_store_explicit(&softmig_hot.uneven_pointers, true, memory_order_relaxed);
+	if (!softmig_track_swap(entry, &old))
+		return false;
+	if (old.kind != SOFTMIG_TRACK_FREE)
+		softmig_uncharge_entry(&old);
+	return true;
+}
+
 // After the driver granted pointer for charge_of(bytes): records it, and gives back what the driver did not need, because the
 // block was there already. False: no memory to record it in.
 static bool record(struct softmig_gpu *gpu, enum kind kind, uint64_t pointer, uint64_t bytes)
@@ -51,18 +69,14 @@ static bool record(struct softmig_gpu *gpu, enum kind kind, uint64_t pointer, ui
 			softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, SOFTMIG_GRANULE_BYTES);
 		return told != SOFTMIG_BLOCK_NONE;
 	}
-	struct softmig_track_entry old, entry = {.kind = SOFTMIG_TRACK_POINTER,
-	                                         .key = pointer,
-	                                         .bytes = softmig_granules(bytes),
-	                                         .context = context,
-	                                         .unseen = kind == MANAGED,
-	                                         .gpu = (uint8_t)gpu->ledger};
-	if (pointer % SOFTMIG_GRANULE_BYTES != 0) // from now on, where a pointer lies no longer tells a small one
-		atomic_store_explicit(&softmig_hot.uneven_pointers, true, memory_order_relaxed);
-	if (!softmig_track_swap(&entry, &old))
+	struct softmig_track_entry entry = {.kind = SOFTMIG_TRACK_POINTER,
+	                                    .key = pointer,
+	                                    .bytes = softmig_granules(bytes),
+	                                    .context = context,
+	                                    .unseen = kind == MANAGED,
+	                                    .gpu = (uint8_t)gpu->ledger};
+	if (!record_pointer(&entry))
 		return false;
-	if (old.kind != SOFTMIG_TRACK_FREE)
-		softmig_uncharge_entry(&old);
 	if (kind == MANAGED)
 		atomic_fetch_add(&gpu->unseen_bytes, entry.bytes);
 	return true;
@@ -182,9 +196,63 @@ CUresult hook_cuMemAlloc(CUdeviceptr_v1 *dptr, unsigned int bytesize)
 	ALLOCATE_DEVICE((uint64_t)bytesize, dptr, DRIVER(cuMemAlloc)(dptr, bytesize), charged_v1(dptr, bytesize));
 }
 
+// After the driver granted pointer, a small managed allocation: charges its block, if it is the first in it on this GPU, and records it.
+// False: refused, or no memory to record it in.
+static bool charge_managed_block(struct softmig_gpu *gpu, uint64_t pointer)
+{
+	struct softmig_track_entry there, block = {.kind = SOFTMIG_TRACK_MANAGED_BLOCK,
+	                                           .key = pointer / SOFTMIG_GRANULE_BYTES * SOFTMIG_MAX_GPUS + (unsigned)gpu->ledger,
+	                                           .bytes = SOFTMIG_GRANULE_BYTES,
+	                                           .unseen = true,
+	                                           .gpu = (uint8_t)gpu->ledger};
+	struct softmig_track_entry entry = {.kind = SOFTMIG_TRACK_POINTER,
+	                                    .key = pointer,
+	                                    .context = current_context(),
+	                                    .more = block.key,
+	                                    .gpu = (uint8_t)gpu->ledger};
+
+	if (!softmig_track_adjust(SOFTMIG_TRACK_MANAGED_BLOCK, block.key, 1, 0, &there)) {
+		if (!softmig_charge(gpu, SOFTMIG_LEDGER_TRACKED, SOFTMIG_GRANULE_BYTES, "cuMemAllocManaged"))
+			return false;
+		int64_t count = softmig_track_count(&block, 1);
+		if (count == 1)
+			atomic_fetch_add(&gpu->unseen_bytes, SOFTMIG_GRANULE_BYTES);
+		else // another thread was first, or there is no memory to record it in
+			softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, SOFTMIG_GRANULE_BYTES);
+		if (count < 0)
+			return false;
+	}
+	if (record_pointer(&entry))
+		return true;
+	softmig_uncharge_entry(&entry);
+	return false;
+}
+
+static CUresult small_managed(CUdeviceptr *dptr, size_t bytesize, unsigned int flags)
+{
+	struct softmig_gpu *gpu = softmig_gpu_current();
+	CUdeviceptr pointer;
+
+	if (gpu == NULL || dptr == NULL || bytesize == 0)
+		return DRIVER(cuMemAllocManaged)(dptr, bytesize, flags);
+	softmig_settle_if_due(gpu);
+	softmig_gpu_enter(gpu);
+	CUresult result = DRIVER(cuMemAllocManaged)(&pointer, bytesize, flags);
+	if (result == CUDA_SUCCESS && !charge_managed_block(gpu, pointer)) {
+		DRIVER(cuMemFree_v2)(pointer);
+		result = CUDA_ERROR_OUT_OF_MEMORY;
+	}
+	if (result == CUDA_SUCCESS)
+		*dptr = pointer;
+	softmig_gpu_leave(gpu);
+	return result;
+}
+
 // Managed memory counts as if it were on the GPU: it may be there at any time (NVML does not show it, so NVML cannot settle it).
 CUresult hook_cuMemAllocManaged(CUdeviceptr *dptr, size_t bytesize, unsigned int flags)
 {
+	if (bytesize <= SOFTMIG_SMALL_BYTES)
+		return small_managed(dptr, bytesize, flags);
 	ALLOCATE(MANAGED, bytesize, "cuMemAllocManaged", dptr, DRIVER(cuMemAllocManaged)(dptr, bytesize, flags));
 }
 

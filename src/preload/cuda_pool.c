@@ -116,9 +116,9 @@ static void set_charge(struct pool *pool, struct softmig_gpu *gpu, uint64_t now,
 	uint64_t before = softmig_charge_follow(gpu, &pool->charged_bytes, now, held_bytes);
 
 	if (atomic_load(&pool->unseen)) {
+		atomic_fetch_add(&gpu->unseen_bytes, now - before); // never more than is charged: see settle()
 		if (now < before)
 			softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, before - now);
-		atomic_fetch_add(&gpu->unseen_bytes, now - before);
 	} else if (now < before) {
 		softmig_uncharge_measured(gpu, before - now);
 	}

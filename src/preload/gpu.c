@@ -269,17 +269,19 @@ static uint64_t settle(struct softmig_gpu *gpu, uint64_t own, uint64_t reserved_
 	int kept = errno;
 
 	// A call in flight is charged before it is made and given back after: tracked may be ahead of the driver, never behind.
-	// With the larger of two readings the difference can only be too small; so it may raise the overhead at any time, and
-	// lower it when nothing moved meanwhile, the overhead itself included.
+	// With the larger of two readings of it, and the smaller of two of what NVML does not see of it, the difference can only be too
+	// small; so it may raise the overhead at any time, and lower it when nothing moved meanwhile, the overhead itself included.
 	for (int attempt = 0; attempt < 3; attempt++) {
 		pools_changed(gpu);
 		uint64_t now = softmig_gpu_overhead_bytes(gpu);
 		uint64_t before = atomic_load_explicit(&gpu->activity, memory_order_acquire);
 		bool covers = false;
+		uint64_t unseen = atomic_load_explicit(&gpu->unseen_bytes, memory_order_acquire);
 		uint64_t tracked = own_tracked(gpu, &covers);
 		bool known = softmig_gpu_nvml_bytes(gpu, &bytes);
-		uint64_t again = own_tracked(gpu, &covers), unseen = atomic_load_explicit(&gpu->unseen_bytes, memory_order_acquire);
+		uint64_t again = own_tracked(gpu, &covers), unseen_again = atomic_load_explicit(&gpu->unseen_bytes, memory_order_acquire);
 		tracked = again > tracked ? again : tracked;
+		unseen = unseen_again < unseen ? unseen_again : unseen;
 		tracked = tracked > unseen ? tracked - unseen : 0;
 		uint64_t after = atomic_load_explicit(&gpu->activity, memory_order_acquire);
 		bool quiet = before == after && (before & 0xffff) == own && !covers;
@@ -468,7 +470,13 @@ uint64_t softmig_charge_follow(struct softmig_gpu *gpu, _Atomic uint64_t *charge
 void softmig_uncharge_entry(const struct softmig_track_entry *entry)
 {
 	struct softmig_gpu *gpu = softmig_gpu_by_index(entry->gpu);
+	struct softmig_track_entry block;
 
+	if (entry->kind == SOFTMIG_TRACK_POINTER && entry->more != 0) {
+		if (!softmig_track_adjust(SOFTMIG_TRACK_MANAGED_BLOCK, entry->more, -1, 0, &block) || block.count != 0)
+			return;
+		entry = &block;
+	}
 	if (entry->unseen)
 		atomic_fetch_sub(&gpu->unseen_bytes, entry->bytes);
 	softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, entry->bytes);

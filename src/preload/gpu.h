@@ -112,7 +112,8 @@ bool softmig_charge_unasked(struct softmig_gpu *gpu, uint64_t most_bytes, const 
 // A pool that was charged *charged_bytes has now_bytes: charges what it has grown by, held_bytes of which are reserved already; what of these it
 // did not need is given back. Returns what was charged before; what it shrank by is the caller's to give back. Under the pool's lock.
 uint64_t softmig_charge_follow(struct softmig_gpu *gpu, _Atomic uint64_t *charged_bytes, uint64_t now_bytes, uint64_t held_bytes);
-// softmig_uncharge for what a track entry was charged, once it is out of the table and gone from the driver.
+// softmig_uncharge for what a track entry was charged, once it is out of the table and gone from the driver. Of a small managed allocation:
+// for its block, if it was the last in it.
 void softmig_uncharge_entry(const struct softmig_track_entry *entry);
 // What was tracked so far may be held on by something that hooks cannot see (another process, a file descriptor, a destroyed pool):
 // from here on NVML's figure alone counts. Outside enter and leave.

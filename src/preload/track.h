@@ -10,7 +10,7 @@
 enum softmig_track_kind {
 	SOFTMIG_TRACK_FREE, // an empty place in the table
 	SOFTMIG_TRACK_GONE,
-	SOFTMIG_TRACK_POINTER, // key: device pointer, small allocations apart (block.h)
+	SOFTMIG_TRACK_POINTER, // key: device pointer, small allocations apart (block.h); small managed ones: bytes 0, more: their MANAGED_BLOCK
 	SOFTMIG_TRACK_ARRAY,   // key: handle; bytes 0: it lies in blocks that only NVML knows
 	SOFTMIG_TRACK_MIPMAP,
 	SOFTMIG_TRACK_HANDLE,     // key: CUmemGenericAllocationHandle; count: references; bytes 0; more: the allocation
@@ -18,6 +18,7 @@ enum softmig_track_kind {
 	SOFTMIG_TRACK_ALLOCATION, // key: our own number; count: handles' references and mappings; more: how else it may be held
 	SOFTMIG_TRACK_CONTEXT, // key: CUcontext
 	SOFTMIG_TRACK_GRAPH,   // key: CUgraphExec and GPU; see cuda_graph_memory.c
+	SOFTMIG_TRACK_MANAGED_BLOCK, // key: block of small managed allocations, and GPU; count: these; see cuda_memory.c
 };
 
 struct softmig_track_entry {

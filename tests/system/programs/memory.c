@@ -328,7 +328,7 @@ static void small_ones_beside_managed_ones(void)
 		OK(CU(cuMemAllocManaged)(&managed[i], 64 * KIB, CU_MEM_ATTACH_GLOBAL));
 		small[i] = allocate(64 * KIB);
 	}
-	EXPECT(inside_bytes() - mark_inside, 18 * MIB); // each managed one as a granule, and one block
+	EXPECT(inside_bytes() - mark_inside, 4 * MIB); // a block of each kind
 	for (int i = 0; i < 8; i++)
 		release(managed[i]);
 	GREW(2 * MIB);
