@@ -2,6 +2,7 @@
 // Managed memory: addresses in a range of its own, where what is below 2 MiB shares blocks; pages come to the GPU when it
 // uses them or when they are prefetched, and may be more than it has. They are in use on the GPU, but in no process's
 // figure (docs/driver-facts.md).
+#include <sched.h>
 #include <string.h>
 
 #include "sim.h"
@@ -94,6 +95,16 @@ static struct sim_range *allocate(struct CUctx_st *context, uint64_t bytes)
 	return range;
 }
 
+static void meet(void)
+{
+	static _Atomic long met;
+	long calls = sim_fault("managed:meet");
+	if (calls < 1)
+		return;
+	for (long all = met++ / calls * calls + calls; met < all;)
+		sched_yield();
+}
+
 // It may exceed the GPU: it has pages there only once they are used, so this takes nothing.
 CUresult cuMemAllocManaged(CUdeviceptr *dptr, size_t bytesize, unsigned int flags)
 {
@@ -113,6 +124,7 @@ CUresult cuMemAllocManaged(CUdeviceptr *dptr, size_t bytesize, unsigned int flag
 		*dptr = range->base;
 	}
 	sim_leave();
+	meet();
 	return range != NULL ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
 }
 

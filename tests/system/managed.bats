@@ -48,6 +48,10 @@ load gpu_slice
 	in_slice "$((518 + 4 + 80))M" managed of_many_threads
 }
 
+@test "a block that two threads begin at once is charged once" {
+	SOFTMIG_SIM_FAULT=managed:meet:2 in_slice 2G managed begun_by_two_threads
+}
+
 @test "a forked child, which has no driver, changes nothing" {
 	in_slice 4G managed after_fork
 }

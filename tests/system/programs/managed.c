@@ -321,6 +321,43 @@ static void of_many_threads(void)
 	HOLDS(0, 0);
 }
 
+// Two that are answered at one moment (fault managed:meet) find no block, and both charge for it: one charge stays.
+enum { ROUNDS = 1000 };
+static pthread_barrier_t barrier;
+static CUdeviceptr of_thread[2];
+
+static void *begin_blocks(void *pointer)
+{
+	OK(CU(cuCtxSetCurrent)(shared_context));
+	for (int i = 0; i < ROUNDS; i++) {
+		*(CUdeviceptr *)pointer = allocate(4 * KIB);
+		pthread_barrier_wait(&barrier);
+		pthread_barrier_wait(&barrier);
+	}
+	return NULL;
+}
+
+static void begun_by_two_threads(void)
+{
+	pthread_t thread[2];
+	shared_context = use_device(0);
+	mark(0);
+	pthread_barrier_init(&barrier, NULL, 3);
+	for (int i = 0; i < 2; i++)
+		pthread_create(&thread[i], NULL, begin_blocks, &of_thread[i]);
+	for (int i = 0; i < ROUNDS; i++) {
+		pthread_barrier_wait(&barrier);
+		EXPECT(inside_bytes() - mark_inside, 2 * MIB);
+		release(of_thread[0]);
+		release(of_thread[1]);
+		EXPECT(inside_bytes(), mark_inside);
+		pthread_barrier_wait(&barrier);
+	}
+	for (int i = 0; i < 2; i++)
+		pthread_join(thread[i], NULL);
+	HOLDS(0, 0);
+}
+
 static void after_fork(void)
 {
 	CUdeviceptr pointer[2];
@@ -350,6 +387,7 @@ int main(int argc, char **argv)
 		{"many_small_ones", many_small_ones}, {"of_all_sizes", of_all_sizes}, {"beside_plain_ones", beside_plain_ones},
 		{"in_a_full_slice", in_a_full_slice}, {"of_two_contexts", of_two_contexts}, {"of_two_gpus", of_two_gpus},
 		{"with_a_reset_context", with_a_reset_context}, {"failures", failures}, {"of_many_threads", of_many_threads},
+		{"begun_by_two_threads", begun_by_two_threads},
 		{"after_fork", after_fork}, {NULL, NULL}};
 	return run_test(argc, argv, tests);
 }
