@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A training step in PyTorch, for bench/share: share_torch.py eager|compile|graph|matmul SECONDS.
 
-Residual blocks of LayerNorm and two bf16 layers over 32,768 rows, trained by SGD: kernels of some 50 us, most of them bound by memory, so
-that the GPU is busy without running into its power limit, where the clock would follow the share. matmul: one layer of
+Residual blocks of LayerNorm and two bf16 layers over 65,536 rows, trained by SGD: kernels of some 100 us, most of them bound by memory, so
+that the GPU is busy without running into its power limit, where the clock would follow the share, and also where the host is slow: with half the
+rows one with 16 cores gave an H200 work for four fifths of the time. matmul: one layer of
 8192 x 8192 instead, which does run into it.
 Prints "losses", the bits of the first 40 steps' losses, and "again", the same after a reset, to tell whether they are the same in every
 run; then "ready", waits for the moment to begin (CLOCK_MONOTONIC in ns, on standard input), and prints "window I STEPS" for each second."""
@@ -29,7 +30,7 @@ class Block(torch.nn.Module):
         return x + self.down(torch.nn.functional.gelu(self.up(self.norm(x))))
 
 
-WIDTH, ROWS = (8192, 8192) if kind == "matmul" else (512, 32768)
+WIDTH, ROWS = (8192, 8192) if kind == "matmul" else (512, 65536)
 model = torch.nn.Sequential(*([torch.nn.Linear(WIDTH, WIDTH)] if kind == "matmul" else [Block(WIDTH) for _ in range(6)])).cuda()
 optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
 data, target = torch.randn(ROWS, WIDTH, device="cuda"), torch.randn(ROWS, WIDTH, device="cuda")

@@ -218,7 +218,7 @@ static struct softmig_gate_answer decide(struct softmig_gate *gate, struct softm
 		gate->over = false;
 	}
 
-	int64_t ahead_ns = pct < 100 || others > 0 ? AHEAD_NS : AHEAD_FREE_NS;
+	int64_t ahead_ns = others > 0 || (pct < 100 && !ask->streams) ? AHEAD_NS : AHEAD_FREE_NS;
 	int64_t room_ns = most(ahead_ns - estimate_ns, AHEAD_MIN_NS);
 	if (ask->in_flight && outstanding_ns > room_ns) {
 		int64_t nap_ns = outstanding_ns - room_ns / 2 - AHEAD_MIN_NS / 2;

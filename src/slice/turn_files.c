@@ -15,6 +15,9 @@
 #define LIST_NS UINT64_C(100000000)
 // Pages of jobs that have not wanted the GPU for so long get no place in the list: outside Slurm those of finished jobs stay.
 #define IDLE_NS UINT64_C(5000000000)
+// So many pages of the silent are looked at in a listing, by turns: a listing is made in the midst of launches, and a hundred pages take longer than
+// a small kernel. Where the directory changed all are.
+#define SILENT_LOOKS 4
 // Outside Slurm nobody removes a finished job's page; one that has been silent for this long is nobody's.
 #define SILENT_NS (UINT64_C(3600) * 1000000000)
 
@@ -213,7 +216,7 @@ int softmig_turn_open_user(struct softmig_turn_directory *directory, const char 
                            uint64_t now_ns, struct softmig_turn_page **page)
 {
 	int kept = errno, error;
-	*directory = (struct softmig_turn_directory){.owner = (uid_t)syscall(SYS_geteuid)};
+	*directory = (struct softmig_turn_directory){.owner = (uid_t)syscall(SYS_geteuid), .users = true};
 	softmig_format(directory->path, sizeof(directory->path), "%s/softmig-turns.%u", tmp, (unsigned)directory->owner);
 	error = make_directory(directory->path, 0700);
 	int fd = error ? -1 : open_directory(directory->path, directory->owner);
@@ -260,10 +263,11 @@ static int free_place(const struct softmig_turn_directory *directory)
 	return -1; // more neighbours than places: without turns among them
 }
 
-static void list(struct softmig_turn_directory *directory, struct softmig_turn *turn, int fd, uint64_t now_ns)
+static void list(struct softmig_turn_directory *directory, struct softmig_turn *turn, int fd, bool all, uint64_t now_ns)
 {
 	char buffer[2048] __attribute__((aligned(8)));
 	bool seen[SOFTMIG_TURN_PEERS] = {false};
+	unsigned silent = 0, first = directory->silent;
 	long length;
 	while ((length = syscall(SYS_getdents64, fd, buffer, sizeof(buffer))) > 0)
 		for (long at = 0; at < length;) {
@@ -272,9 +276,11 @@ static void list(struct softmig_turn_directory *directory, struct softmig_turn *
 			size_t size = strlen(entry->name);
 			if (entry->name[0] == '.' || size >= SOFTMIG_TURN_NAME || strcmp(entry->name, directory->own) == 0)
 				continue;
+			int place = place_of(directory, entry->name);
+			if (place < 0 && silent++ - first >= SILENT_LOOKS && !all)
+				continue;
 			if (!is_present(fd, entry->name, now_ns))
 				continue; // its place, if it had one, is free again
-			int place = place_of(directory, entry->name);
 			if (place < 0)
 				place = free_place(directory);
 			if (place < 0)
@@ -284,11 +290,23 @@ static void list(struct softmig_turn_directory *directory, struct softmig_turn *
 			if (place >= directory->count)
 				directory->count = place + 1;
 		}
+	directory->silent = first + SILENT_LOOKS < silent ? first + SILENT_LOOKS : 0;
 	for (int i = 0; i < directory->count; i++)
 		if (!seen[i])
 			directory->name[i][0] = '\0';
 	if (turn->peers < directory->count)
 		turn->peers = directory->count;
+}
+
+// Has it been silent for so long that others may have stopped listening? They look at a directory that changed, and once more a listing later.
+static bool wakes_up(const struct softmig_turn *turn, const struct softmig_turn_directory *directory, uint64_t now_ns)
+{
+	struct softmig_turn_seen own = {0};
+	if (turn->own != NULL) {
+		own.want_until_ns = atomic_load_explicit(&turn->own->want_until_ns, memory_order_relaxed);
+		own.burst_until_ns = atomic_load_explicit(&turn->own->burst_until_ns, memory_order_relaxed);
+	}
+	return active_ns(&own) != 0 && active_ns(&own) + IDLE_NS / 2 < now_ns && now_ns > directory->listed_ns + LIST_NS;
 }
 
 void softmig_turn_read(struct softmig_turn_directory *directory, struct softmig_turn *turn, uint64_t now_ns)
@@ -297,15 +315,19 @@ void softmig_turn_read(struct softmig_turn_directory *directory, struct softmig_
 	int kept = errno;
 	if (directory->path[0] == '\0')
 		return;
-	bool stale = softmig_sys_lstat(directory->path, &status) != 0 || status.st_mtim.tv_sec != directory->changed.tv_sec ||
-	             status.st_mtim.tv_nsec != directory->changed.tv_nsec || now_ns > directory->listed_ns + LIST_NS;
+	if (directory->users && wakes_up(turn, directory, now_ns))
+		syscall(SYS_utimensat, AT_FDCWD, directory->path, NULL, 0);
+	bool changed = softmig_sys_lstat(directory->path, &status) != 0 || status.st_mtim.tv_sec != directory->changed.tv_sec ||
+	               status.st_mtim.tv_nsec != directory->changed.tv_nsec;
+	bool stale = changed || now_ns > directory->listed_ns + LIST_NS;
 	if (!stale && directory->count == 0) { // nobody is there: nothing to open
 		errno = kept;
 		return;
 	}
 	int fd = open_directory(directory->path, directory->owner);
 	if (fd >= 0 && stale) {
-		list(directory, turn, fd, now_ns);
+		list(directory, turn, fd, changed || directory->again, now_ns);
+		directory->again = changed;
 		directory->changed = status.st_mtim;
 		directory->listed_ns = now_ns;
 	}

@@ -25,6 +25,9 @@ struct softmig_turn_directory {
 	char name[SOFTMIG_TURN_PEERS][SOFTMIG_TURN_NAME]; // the others'; empty: a place left free
 	struct timespec changed;      // of the directory when it was last listed
 	uint64_t listed_ns;
+	bool users;                   // outside Slurm: it is the user's own
+	bool again;                   // it changed when it was last listed, and what made it change may have come since
+	unsigned silent;              // pages of the silent looked at in this round of listings
 };
 
 // For root: makes base/UUID and the page of a job in it; removes the page, and the two directories when they are empty then. Both may run
@@ -40,6 +43,7 @@ int softmig_turn_open_root(struct softmig_turn_directory *directory, const char 
 int softmig_turn_open_user(struct softmig_turn_directory *directory, const char *tmp, const char *uuid, uint64_t key,
                            uint64_t now_ns, struct softmig_turn_page **page);
 
-// Reads the neighbours' pages into turn. Lists the directory anew when it changed.
+// Reads the neighbours' pages into turn, before the job asks for its turn. Lists the directory anew when it changed; outside Slurm a job that was silent for
+// seconds makes it change.
 void softmig_turn_read(struct softmig_turn_directory *directory, struct softmig_turn *turn, uint64_t now_ns);
 #endif

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/inotify.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -237,12 +238,61 @@ static void pages_that_finished_jobs_left_behind_take_nobodys_place(void **state
 	assert_int_equal(softmig_turn_others(&turn, now_ns + 2 * MS), 1);
 	assert_int_equal(turn.peer[0].page.key, 2);
 	// It falls silent for a while, and is heard again a tenth of a second after it wakes up.
-	now_ns += 20000 * MS;
-	softmig_turn_read(&directory, &turn, now_ns);
+	for (int i = 0; i < 200; i++)
+		softmig_turn_read(&directory, &turn, now_ns += 100 * MS + 1);
 	assert_int_equal(softmig_turn_others(&turn, now_ns), 0);
-	softmig_turn_ask(&neighbour, 50, now_ns + 90 * MS);
-	softmig_turn_read(&directory, &turn, now_ns + 101 * MS);
-	assert_int_equal(softmig_turn_others(&turn, now_ns + 101 * MS), 1);
+	usleep(20000); // the time stamp of a directory is as coarse as the kernel's ticks
+	softmig_turn_read(&other, &neighbour, now_ns + 90 * MS);
+	softmig_turn_read(&directory, &turn, now_ns + 91 * MS); // the page does not say so yet
+	softmig_turn_ask(&neighbour, 50, now_ns + 92 * MS);
+	softmig_turn_ask(&neighbour, 50, now_ns + 190 * MS);
+	softmig_turn_read(&directory, &turn, now_ns + 192 * MS);
+	assert_int_equal(softmig_turn_others(&turn, now_ns + 192 * MS), 1);
+}
+
+static int opens_of_pages(int watch)
+{
+	char buffer[65536] __attribute__((aligned(8)));
+	int opens = 0;
+	long length;
+	while ((length = read(watch, buffer, sizeof buffer)) > 0)
+		for (long at = 0; at < length;) {
+			const struct inotify_event *event = (const struct inotify_event *)(const void *)(buffer + at);
+			opens += event->len > 0;
+			at += (long)(sizeof *event + event->len);
+		}
+	return opens;
+}
+
+static void they_do_not_make_a_listing_long_and_one_that_wakes_is_heard_in_the_end_without_a_word(void **state)
+{
+	struct softmig_turn_directory directory = {0}, other = {0};
+	struct softmig_turn_page *page, *theirs = NULL;
+	struct softmig_turn turn = {0}, neighbour = {0};
+	uint64_t now_ns = NOW;
+	(void)state;
+	for (uint64_t key = 100; key < 140; key++) {
+		assert_int_equal(softmig_turn_open_user(&other, base, UUID, key, NOW, &theirs), 0);
+		neighbour = (struct softmig_turn){.own = theirs};
+		softmig_turn_ask(&neighbour, 50, NOW);
+	}
+	now_ns += 60000 * MS;
+	assert_int_equal(softmig_turn_open_user(&directory, base, UUID, 1, now_ns, &page), 0);
+	turn.own = page;
+	softmig_turn_read(&directory, &turn, now_ns);
+	softmig_turn_read(&directory, &turn, now_ns += 101 * MS);
+	int watch = inotify_init1(IN_NONBLOCK);
+	assert_in_range(inotify_add_watch(watch, other.path, IN_OPEN), 0, 1000);
+	for (int i = 0; i < 20; i++) {
+		softmig_turn_read(&directory, &turn, now_ns += 101 * MS);
+		assert_int_equal(opens_of_pages(watch), 4);
+	}
+	close(watch);
+	for (int i = 0; i < 11; i++) {
+		softmig_turn_ask(&neighbour, 50, now_ns += 100 * MS);
+		softmig_turn_read(&directory, &turn, now_ns += MS);
+	}
+	assert_int_equal(softmig_turn_others(&turn, now_ns), 1);
 }
 
 static void errno_stays_and_no_descriptor_is_kept(void **state)
@@ -276,6 +326,7 @@ int main(void)
 		TEST(what_another_could_have_made_is_refused),
 		TEST(a_neighbour_who_truncates_his_page_or_puts_something_else_there_is_not_heard),
 		TEST(pages_that_finished_jobs_left_behind_take_nobodys_place),
+		TEST(they_do_not_make_a_listing_long_and_one_that_wakes_is_heard_in_the_end_without_a_word),
 		TEST(errno_stays_and_no_descriptor_is_kept),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
