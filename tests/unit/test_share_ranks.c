@@ -33,10 +33,17 @@ struct job {
 	unsigned pct;
 	uint64_t length_ns, late_ns; // of a kernel; how much later the last rank is with everything
 	uint64_t last_length_ns;     // of the last rank's kernels, if not the same
+	uint64_t held_up_ns;         // one time in twenty a rank is held up after it waited, by up to twice as much (others make the host wait)
 	uint64_t stall_ns, settle_ns; // how long the last rank is away, once; how long is not counted at first, if not a second
 	uint64_t now_ns;
 	unsigned seed;
 };
+
+static unsigned random_below(struct job *job, unsigned limit)
+{
+	job->seed = job->seed * 1103515245u + 12345u;
+	return (job->seed >> 8) % limit;
+}
 
 static uint64_t length(const struct job *job, const struct rank *rank)
 {
@@ -88,6 +95,8 @@ static void run_program(struct job *job, struct rank *rank)
 		if (rank->done < rank->launched)
 			return;
 		rank->syncing = false;
+		if (job->held_up_ns != 0 && random_below(job, 20) == 0)
+			late_ns += random_below(job, 1000) * job->held_up_ns / 500;
 		rank->wake_ns = job->now_ns + 50 * US + late_ns;
 		if (!job->bare) {
 			sweep(job, rank);
@@ -113,8 +122,7 @@ static void run_program(struct job *job, struct rank *rank)
 				softmig_budget_peer(&rank->gate, &ask, &rank->share, &job->rank[r].share);
 		struct softmig_gate_answer answer = softmig_gate_decide(&rank->gate, &rank->share, NULL, &ask);
 		if (answer.reason != SOFTMIG_GATE_GO) {
-			job->seed = job->seed * 1103515245u + 12345u;
-			rank->wake_ns = (answer.until_ns > job->now_ns ? answer.until_ns : job->now_ns) + 30 * US + (job->seed >> 8) % 80 * US;
+			rank->wake_ns = (answer.until_ns > job->now_ns ? answer.until_ns : job->now_ns) + 30 * US + random_below(job, 80) * US;
 			return;
 		}
 	} else if (!job->bare) {
@@ -168,7 +176,7 @@ static void assert_share(struct job job, double tolerance)
 	static struct job last; // of which native is
 	static double native[RANKS];
 	double sliced[RANKS];
-	if (job.ranks != last.ranks || job.length_ns != last.length_ns || job.late_ns != last.late_ns || job.collective != last.collective) {
+	if (job.ranks != last.ranks || job.held_up_ns != last.held_up_ns || job.length_ns != last.length_ns || job.late_ns != last.late_ns || job.collective != last.collective) {
 		last = job;
 		last.bare = true;
 		measure(&last, native);
@@ -203,6 +211,17 @@ static void also_when_one_is_always_late(void **state)
 		for (size_t l = 0; l < 5; l++)
 			for (int streams = 0; streams < 2; streams++)
 				assert_share((struct job){.ranks = ranks, .collective = true, .pct = 30, .length_ns = lengths[l], .streams = streams, .late_ns = 300 * US}, 1.5);
+}
+
+// Natively the others wait for it as well.
+static void also_when_now_and_then_one_is_held_up(void **state)
+{
+	(void)state;
+	for (int ranks = 2; ranks <= RANKS; ranks += 2)
+		for (size_t l = 1; l < 4; l++) {
+			assert_share((struct job){.ranks = ranks, .collective = true, .pct = 30, .length_ns = lengths[l], .held_up_ns = 2 * MS}, 1.5);
+			assert_share((struct job){.ranks = ranks, .collective = true, .pct = 30, .length_ns = lengths[l], .held_up_ns = 10 * MS}, 2.5);
+		}
 }
 
 // Its partners' kernels spin for it all the while, and are billed: those GPUs have a debt that this one has not.
@@ -250,6 +269,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(ranks_of_one_collective_get_the_share),
 		cmocka_unit_test(also_when_one_is_always_late),
+		cmocka_unit_test(also_when_now_and_then_one_is_held_up),
 		cmocka_unit_test(a_rank_that_was_away_for_a_moment_does_not_part_them),
 		cmocka_unit_test(gpus_of_one_job_that_have_nothing_to_do_with_each_other_keep_their_share),
 		cmocka_unit_test(a_gpu_that_needs_less_is_not_slowed_by_one_that_wants_more),
