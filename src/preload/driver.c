@@ -32,6 +32,10 @@ static struct softmig_hook *const hooks[] = {
 #define HOOKS (sizeof(hooks) / sizeof(hooks[0]))
 
 static const char *const sonames[SOFTMIG_LIBRARIES] = {"libcuda.so.1", "libnvidia-ml.so.1"};
+// What Nsight Compute gives a program that opens the driver: a library that wraps every function of it. There this is the
+// driver: hooks stand before the wrappers, so that slices hold and the profiler sees what it would see; what the
+// wrappers ask of libcuda.so.1 is their own affair.
+static const char stand_in[] = "libcuda-injection.so";
 
 // Where a library was found; read without a lock, so base last.
 static struct {
@@ -87,6 +91,9 @@ static void attach(enum softmig_library library, const struct softmig_elf *elf)
 		if (library_of(hook->name) != library)
 			continue;
 		void *driver = softmig_elf_symbol(elf, hook->name);
+		struct softmig_elf real;
+		if (driver == NULL && strcmp(elf->soname, stand_in) == 0 && softmig_elf_by_soname(sonames[library], &real))
+			driver = softmig_elf_symbol(&real, hook->name);
 		__atomic_store_n(&hook->driver, driver, __ATOMIC_RELEASE);
 		if (driver != NULL && hook->group != UNHOOKED)
 			table_add(hook, (uintptr_t)driver);
@@ -94,6 +101,17 @@ static void attach(enum softmig_library library, const struct softmig_elf *elf)
 	atomic_store_explicit(&attached[library].start, elf->start, memory_order_relaxed);
 	atomic_store_explicit(&attached[library].end, elf->end, memory_order_relaxed);
 	atomic_store_explicit(&attached[library].base, elf->base, memory_order_release);
+}
+
+static bool find_stand_in(struct softmig_elf *elf)
+{
+	return softmig_elf_by_soname(stand_in, elf) && softmig_elf_symbol(elf, "cuGetProcAddress") != NULL &&
+	       softmig_elf_symbol(elf, "cuLaunchKernel") != NULL && softmig_elf_symbol(elf, "cuMemAlloc_v2") != NULL;
+}
+
+static bool find_loaded(enum softmig_library library, struct softmig_elf *elf)
+{
+	return (library == SOFTMIG_LIBCUDA && find_stand_in(elf)) || softmig_elf_by_soname(sonames[library], elf);
 }
 
 static bool is_attached(enum softmig_library library, uintptr_t address)
@@ -106,15 +124,21 @@ static bool is_attached(enum softmig_library library, uintptr_t address)
 // Which driver library, if any, an address belongs to; attaches it when it is new.
 static bool attach_by_address(const void *address)
 {
-	struct softmig_elf elf;
+	struct softmig_elf elf, other;
 
 	for (enum softmig_library i = 0; i < SOFTMIG_LIBRARIES; i++)
 		if (is_attached(i, (uintptr_t)address))
 			return true;
 	if (!softmig_elf_by_address(address, &elf) || elf.soname == NULL)
 		return false;
+	if (strcmp(elf.soname, stand_in) == 0 && find_stand_in(&other)) {
+		attach(SOFTMIG_LIBCUDA, &elf);
+		return true;
+	}
 	for (enum softmig_library i = 0; i < SOFTMIG_LIBRARIES; i++) {
 		if (strcmp(elf.soname, sonames[i]) == 0) {
+			if (i == SOFTMIG_LIBCUDA && find_stand_in(&other))
+				return false;
 			attach(i, &elf);
 			return true;
 		}
@@ -145,7 +169,7 @@ static bool attach_loaded(enum softmig_library library)
 {
 	struct softmig_elf elf;
 
-	if (!softmig_elf_by_soname(sonames[library], &elf))
+	if (!find_loaded(library, &elf))
 		return false;
 	if (atomic_load_explicit(&attached[library].base, memory_order_acquire) != elf.base)
 		attach(library, &elf);
