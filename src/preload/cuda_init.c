@@ -16,7 +16,7 @@ CUresult hook_cuGetProcAddress(const char *symbol, void **pfn, int cudaVersion, 
 {
 	CUresult result = DRIVER(cuGetProcAddress)(symbol, pfn, cudaVersion, flags);
 	if (result == CUDA_SUCCESS && pfn != NULL)
-		*pfn = softmig_driver_replace(*pfn);
+		*pfn = softmig_driver_replace(*pfn, NULL);
 	return result;
 }
 
@@ -25,6 +25,6 @@ CUresult hook_cuGetProcAddress_v2(const char *symbol, void **pfn, int cudaVersio
 {
 	CUresult result = DRIVER(cuGetProcAddress_v2)(symbol, pfn, cudaVersion, flags, symbolStatus);
 	if (result == CUDA_SUCCESS && pfn != NULL)
-		*pfn = softmig_driver_replace(*pfn);
+		*pfn = softmig_driver_replace(*pfn, NULL);
 	return result;
 }

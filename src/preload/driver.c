@@ -32,20 +32,23 @@ static struct softmig_hook *const hooks[] = {
 #define HOOKS (sizeof(hooks) / sizeof(hooks[0]))
 
 static const char *const sonames[SOFTMIG_LIBRARIES] = {"libcuda.so.1", "libnvidia-ml.so.1"};
-// What Nsight Compute gives a program that opens the driver: a library that wraps every function of it. There this is the
-// driver: hooks stand before the wrappers, so that slices hold and the profiler sees what it would see; what the
-// wrappers ask of libcuda.so.1 is their own affair.
+// What Nsight Compute gives a program that opens the driver: a library that wraps every function of it, and finds the driver's
+// past everybody's dlsym. From the first wrapper on that a program was answered with, hooks stand before the wrappers and
+// call them, so that slices hold and the profiler sees every call. The driver's own functions stay hooked beside that: a
+// library of this name must not free the rest of the process. Only what it asks of dlsym itself is its own affair: a hook
+// there would call the wrapper that called it, for ever.
 static const char stand_in[] = "libcuda-injection.so";
 
-// Where a library was found; read without a lock, so base last.
+// Where a library was found; read without a lock, so base last. Base 0: it has not been met.
+enum { STAND_IN = SOFTMIG_LIBRARIES, PLACES };
 static struct {
 	_Atomic uintptr_t start, end, base;
-} attached[SOFTMIG_LIBRARIES];
+} attached[PLACES];
 
 // Open addressing on the driver's addresses. Entries are only added; one whose hook has since found another address (the
 // library was closed and loaded elsewhere) no longer counts.
 #define TABLE_SIZE 2048
-_Static_assert(HOOKS * 4 <= TABLE_SIZE, "the table stays sparse, a reload included");
+_Static_assert(HOOKS * 4 <= TABLE_SIZE, "the table stays sparse, a reload and a stand-in included");
 static _Atomic(uintptr_t) table_address[TABLE_SIZE];
 static struct softmig_hook *_Atomic table_hook[TABLE_SIZE];
 
@@ -79,70 +82,99 @@ static struct softmig_hook *table_find(uintptr_t address)
 		if (seen != address)
 			continue;
 		struct softmig_hook *hook = atomic_load_explicit(&table_hook[i], memory_order_acquire);
-		return hook != NULL && (uintptr_t)hook->driver == address ? hook : NULL;
+		return hook != NULL && ((uintptr_t)hook->driver == address || (uintptr_t)hook->real == address) ? hook : NULL;
 	}
 	return NULL;
 }
 
-static void attach(enum softmig_library library, const struct softmig_elf *elf)
+static void place(size_t i, const struct softmig_elf *elf)
+{
+	atomic_store_explicit(&attached[i].start, elf != NULL ? elf->start : 0, memory_order_relaxed);
+	atomic_store_explicit(&attached[i].end, elf != NULL ? elf->end : 0, memory_order_relaxed);
+	atomic_store_explicit(&attached[i].base, elf != NULL ? elf->base : 0, memory_order_release);
+}
+
+// Fills the hooks of a library. Wrappers: what stands before it, NULL: nothing; only then elf may be NULL, not loaded yet.
+static void attach(enum softmig_library library, const struct softmig_elf *elf, const struct softmig_elf *wrappers)
 {
 	for (size_t i = 0; i < HOOKS; i++) {
 		struct softmig_hook *hook = hooks[i];
 		if (library_of(hook->name) != library)
 			continue;
-		void *driver = softmig_elf_symbol(elf, hook->name);
-		struct softmig_elf real;
-		if (driver == NULL && strcmp(elf->soname, stand_in) == 0 && softmig_elf_by_soname(sonames[library], &real))
-			driver = softmig_elf_symbol(&real, hook->name);
+		void *real = elf != NULL ? softmig_elf_symbol(elf, hook->name) : NULL;
+		void *driver = wrappers != NULL && (elf == NULL || real != NULL) ? softmig_elf_symbol(wrappers, hook->name) : NULL;
+		if (driver == NULL)
+			driver = real;
+		__atomic_store_n(&hook->real, real, __ATOMIC_RELEASE);
 		__atomic_store_n(&hook->driver, driver, __ATOMIC_RELEASE);
-		if (driver != NULL && hook->group != UNHOOKED)
+		if (real != NULL && hook->group != UNHOOKED)
+			table_add(hook, (uintptr_t)real);
+		if (driver != real && hook->group != UNHOOKED)
 			table_add(hook, (uintptr_t)driver);
 	}
-	atomic_store_explicit(&attached[library].start, elf->start, memory_order_relaxed);
-	atomic_store_explicit(&attached[library].end, elf->end, memory_order_relaxed);
-	atomic_store_explicit(&attached[library].base, elf->base, memory_order_release);
+	if (library == SOFTMIG_LIBCUDA)
+		place(STAND_IN, wrappers);
+	place(library, elf);
 }
 
-static bool find_stand_in(struct softmig_elf *elf)
+static bool is_stand_in(const struct softmig_elf *elf)
 {
-	return softmig_elf_by_soname(stand_in, elf) && softmig_elf_symbol(elf, "cuGetProcAddress") != NULL &&
+	return elf->soname != NULL && strcmp(elf->soname, stand_in) == 0 && softmig_elf_symbol(elf, "cuGetProcAddress") != NULL &&
 	       softmig_elf_symbol(elf, "cuLaunchKernel") != NULL && softmig_elf_symbol(elf, "cuMemAlloc_v2") != NULL;
 }
 
-static bool find_loaded(enum softmig_library library, struct softmig_elf *elf)
+static bool is_attached(size_t i, uintptr_t address)
 {
-	return (library == SOFTMIG_LIBCUDA && find_stand_in(elf)) || softmig_elf_by_soname(sonames[library], elf);
+	return atomic_load_explicit(&attached[i].base, memory_order_acquire) != 0 &&
+	       address >= atomic_load_explicit(&attached[i].start, memory_order_relaxed) &&
+	       address < atomic_load_explicit(&attached[i].end, memory_order_relaxed);
 }
 
-static bool is_attached(enum softmig_library library, uintptr_t address)
+// The stand-in that hooks call, if it is still where it was.
+static bool stand_in_attached(struct softmig_elf *elf)
 {
-	return atomic_load_explicit(&attached[library].base, memory_order_acquire) != 0 &&
-	       address >= atomic_load_explicit(&attached[library].start, memory_order_relaxed) &&
-	       address < atomic_load_explicit(&attached[library].end, memory_order_relaxed);
+	uintptr_t base = atomic_load_explicit(&attached[STAND_IN].base, memory_order_acquire);
+
+	return base != 0 && softmig_elf_by_soname(stand_in, elf) && elf->base == base;
 }
 
-// Which driver library, if any, an address belongs to; attaches it when it is new.
+// Does an address belong to a driver library, or to what stands before it? Attaches it when it is new.
 static bool attach_by_address(const void *address)
 {
 	struct softmig_elf elf, other;
+	bool stood = atomic_load_explicit(&attached[STAND_IN].base, memory_order_acquire) != 0;
+	bool stands = stood && stand_in_attached(&other);
 
-	for (enum softmig_library i = 0; i < SOFTMIG_LIBRARIES; i++)
+	for (size_t i = 0; i < PLACES && stood == stands; i++)
 		if (is_attached(i, (uintptr_t)address))
 			return true;
 	if (!softmig_elf_by_address(address, &elf) || elf.soname == NULL)
 		return false;
-	if (strcmp(elf.soname, stand_in) == 0 && find_stand_in(&other)) {
-		attach(SOFTMIG_LIBCUDA, &elf);
+	if (is_stand_in(&elf)) {
+		attach(SOFTMIG_LIBCUDA, softmig_elf_by_soname(sonames[SOFTMIG_LIBCUDA], &other) ? &other : NULL, &elf);
 		return true;
 	}
 	for (enum softmig_library i = 0; i < SOFTMIG_LIBRARIES; i++) {
 		if (strcmp(elf.soname, sonames[i]) == 0) {
-			if (i == SOFTMIG_LIBCUDA && find_stand_in(&other))
-				return false;
-			attach(i, &elf);
+			attach(i, &elf, i == SOFTMIG_LIBCUDA && stands ? &other : NULL);
 			return true;
 		}
 	}
+	return false;
+}
+
+// Is it the stand-in that asks, and for the driver's own?
+static bool by_stand_in(const void *caller, const void *answer)
+{
+	static _Atomic uintptr_t another; // the last caller that was not: programs ask for hundreds of names from one place
+	struct softmig_elf elf;
+
+	if (caller == NULL || (uintptr_t)caller == atomic_load_explicit(&another, memory_order_relaxed) ||
+	    !is_attached(SOFTMIG_LIBCUDA, (uintptr_t)answer))
+		return false;
+	if (softmig_elf_by_address(caller, &elf) && is_stand_in(&elf))
+		return true;
+	atomic_store_explicit(&another, (uintptr_t)caller, memory_order_relaxed);
 	return false;
 }
 
@@ -156,9 +188,11 @@ static bool engaged(const struct softmig_hook *hook)
 	return false;
 }
 
-void *softmig_driver_replace(void *answer)
+void *softmig_driver_replace(void *answer, const void *caller)
 {
 	if (answer == NULL || softmig_mode_known_passive() || !attach_by_address(answer))
+		return answer;
+	if (by_stand_in(caller, answer))
 		return answer;
 	struct softmig_hook *hook = table_find((uintptr_t)answer);
 	return hook != NULL && engaged(hook) ? hook->function : answer;
@@ -167,13 +201,24 @@ void *softmig_driver_replace(void *answer)
 // The library's place if it is loaded now. A library may be closed and loaded again elsewhere, so this looks each time.
 static bool attach_loaded(enum softmig_library library)
 {
-	struct softmig_elf elf;
+	struct softmig_elf elf, before;
 
-	if (!find_loaded(library, &elf))
+	if (!softmig_elf_by_soname(sonames[library], &elf))
 		return false;
 	if (atomic_load_explicit(&attached[library].base, memory_order_acquire) != elf.base)
-		attach(library, &elf);
+		attach(library, &elf, library == SOFTMIG_LIBCUDA && stand_in_attached(&before) ? &before : NULL);
 	return true;
+}
+
+// Where calls of an export of ours would go without us, if that is a stand-in.
+static void attach_next(const char *name)
+{
+	struct softmig_elf elf;
+	void *(*find)(void *, const char *) = (void *(*)(void *, const char *))softmig_driver_loader_symbol("dlsym");
+	void *next = softmig_elf_by_soname(stand_in, &elf) && find != NULL ? find(RTLD_NEXT, name) : NULL;
+
+	if (next != NULL)
+		attach_by_address(next);
 }
 
 void *softmig_driver_loaded_symbol(const char *name)
@@ -210,6 +255,8 @@ void *softmig_driver_target(struct softmig_hook *hook)
 {
 	enum softmig_library library = library_of(hook->name);
 
+	if (library == SOFTMIG_LIBCUDA)
+		attach_next(hook->name);
 	if (!attach_loaded(library))
 		return library == SOFTMIG_LIBNVML ? (void *)without_nvml : (void *)without_libcuda;
 	void *target = hook->driver;

@@ -5,7 +5,7 @@
 #if defined(__x86_64__)
 
 	.text
-// struct softmig_answer softmig_entry_dl*(handle, name, ...): rax = done, rdx = the answer or where to jump.
+// struct softmig_answer softmig_entry_dl*(handle, name, ..., caller): rax = done, rdx = the answer or where to jump.
 	.globl dlsym
 	.type dlsym, @function
 	.p2align 4
@@ -18,6 +18,7 @@ dlsym:
 	.cfi_adjust_cfa_offset 8
 	subq $8, %rsp
 	.cfi_adjust_cfa_offset 8
+	movq 24(%rsp), %rdx
 	call softmig_entry_dlsym
 	addq $8, %rsp
 	.cfi_adjust_cfa_offset -8
@@ -45,6 +46,7 @@ dlvsym:
 	.cfi_adjust_cfa_offset 8
 	pushq %rdx
 	.cfi_adjust_cfa_offset 8
+	movq 24(%rsp), %rcx
 	call softmig_entry_dlvsym
 	movq %rdx, %r11
 	popq %rdx
@@ -143,6 +145,7 @@ dlsym:
 	.cfi_offset 30, -24
 	stp x0, x1, [sp, #16]
 	mov x29, sp
+	mov x2, x30
 	bl softmig_entry_dlsym
 	mov x16, x1
 	mov x17, x0
@@ -171,6 +174,7 @@ dlvsym:
 	stp x0, x1, [sp, #16]
 	str x2, [sp, #32]
 	mov x29, sp
+	mov x3, x30
 	bl softmig_entry_dlvsym
 	mov x16, x1
 	mov x17, x0

@@ -13,8 +13,8 @@ struct softmig_answer {
 	void *pointer;
 };
 
-struct softmig_answer softmig_entry_dlsym(void *handle, const char *name);
-struct softmig_answer softmig_entry_dlvsym(void *handle, const char *name, const char *version);
+struct softmig_answer softmig_entry_dlsym(void *handle, const char *name, const void *caller);
+struct softmig_answer softmig_entry_dlvsym(void *handle, const char *name, const char *version, const void *caller);
 
 // Driver names are "cu" or "nvml" and a capital: cuMemAlloc, but not curl_easy_init or cublasCreate.
 static bool driver_like(const char *name)
@@ -40,6 +40,7 @@ struct lookup {
 	void *(*dlsym)(void *, const char *);
 	void *(*dlvsym)(void *, const char *, const char *);
 	const char *name, *version;
+	const void *caller;
 };
 
 // The loader's answer with this library as the caller. It also leaves dlerror as the program expects it.
@@ -70,13 +71,13 @@ static struct softmig_answer answer(const struct lookup *lookup, void *handle)
 				found = ask(lookup, RTLD_NEXT);
 		}
 	}
-	return (struct softmig_answer){1, softmig_driver_replace(found)};
+	return (struct softmig_answer){1, softmig_driver_replace(found, lookup->caller)};
 }
 
-struct softmig_answer softmig_entry_dlsym(void *handle, const char *name)
+struct softmig_answer softmig_entry_dlsym(void *handle, const char *name, const void *caller)
 {
 	static _Atomic(void *) kept;
-	struct lookup lookup = {.dlsym = (void *(*)(void *, const char *))loader_symbol(&kept, "dlsym"), .name = name};
+	struct lookup lookup = {.dlsym = (void *(*)(void *, const char *))loader_symbol(&kept, "dlsym"), .name = name, .caller = caller};
 
 	if (lookup.dlsym == NULL)
 		return (struct softmig_answer){1, NULL};
@@ -85,12 +86,13 @@ struct softmig_answer softmig_entry_dlsym(void *handle, const char *name)
 	return answer(&lookup, handle);
 }
 
-struct softmig_answer softmig_entry_dlvsym(void *handle, const char *name, const char *version)
+struct softmig_answer softmig_entry_dlvsym(void *handle, const char *name, const char *version, const void *caller)
 {
 	static _Atomic(void *) kept;
 	struct lookup lookup = {.dlvsym = (void *(*)(void *, const char *, const char *))loader_symbol(&kept, "dlvsym"),
 	                        .name = name,
-	                        .version = version};
+	                        .version = version,
+	                        .caller = caller};
 
 	if (lookup.dlvsym == NULL)
 		return (struct softmig_answer){1, NULL};

@@ -26,9 +26,10 @@ enum softmig_library { SOFTMIG_LIBCUDA, SOFTMIG_LIBNVML, SOFTMIG_LIBRARIES };
 struct softmig_hook {
 	const char *name;
 	void *function; // hook_NAME
-	void *driver;   // the driver's own, NULL: this driver lacks it, or it is not loaded yet
+	void *driver;   // what it calls: the driver's own, or what a profiler put before that. NULL: this driver lacks it, or it is not there yet
 	void *target;   // where the export NAME jumps: at first softmig_first_NAME, then hook or driver (offset used in entry.S)
 	enum softmig_hook_group group;
+	void *real; // the driver's own
 };
 
 #define HOOK(name, group) \
@@ -46,7 +47,8 @@ struct softmig_hook {
 
 // What to hand out for an address that the driver or the loader answered with: the hook's, where one is engaged, else the
 // address itself. The first address inside a driver library decides the process's mode. Thread-safe, lock-free.
-void *softmig_driver_replace(void *answer);
+// Caller: an address in the code that asked, NULL: it asked the driver.
+void *softmig_driver_replace(void *answer, const void *caller);
 // The driver's own function of that name in a library that is loaded, NULL otherwise. Loads nothing.
 void *softmig_driver_loaded_symbol(const char *name);
 // Where an export of ours jumps (called from entry.S).
