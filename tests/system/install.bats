@@ -515,7 +515,7 @@ failing_anywhere() { # failing_anywhere VERB OLD-PRELOAD NEW-PRELOAD [options]
 		! grep -q libsoftmig /proc/self/maps
 		"$BUILD/softmig" enable
 		sleep 60 & old=$!
-		until grep -q sleep "/proc/$old/cmdline"; do :; done
+		for _ in $(seq 100); do grep -q libsoftmig "/proc/$old/maps" && break; sleep 0.1; done # until it has been loaded
 		grep -q libsoftmig "/proc/$old/maps"
 		setpriv --reuid 65534 --regid 65534 --clear-groups grep -c libsoftmig /proc/self/maps
 		"$BUILD/softmig" update --library "$work/newer.so"
