@@ -147,7 +147,7 @@ SOFTMIG_SHARE_MODE=borrow" ]
 }
 
 @test "a user who may look into the state directory can hold up nothing" {
-  run -0 own 'setpriv --reuid 65534 --clear-groups flock $s sleep 20 & until ! flock -n $s true; do :; done
+  run -0 own 'setpriv --reuid 65534 --clear-groups flock --no-fork $s sleep 20 & until ! flock -n $s true; do :; done
     timeout 5 "$softmig" slice create --job 1 --uid 1 --gpu 0=1/4 && ls -A $s; timeout 5 "$softmig" slice delete --job 1 && ls -A $s; kill %1'
   [ "$output" = "1.conf
 1.ledger

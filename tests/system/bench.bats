@@ -9,7 +9,8 @@ setup() {
 	[ -e "$BUILD/sim/libcuda.so.1" ] || skip "needs the simulated driver"
 	work=$(mktemp -d /tmp/softmig-bench-test.XXXXXX)
 	unset LD_PRELOAD "${!SLURM_@}" "${!CUDA_@}" "${!SOFTMIG_@}"
-	export SOFTMIG_SIM_STATE=$work/sim
+	# Tests run beside each other, outside Slurm: on GPUs of their own, or their jobs would take turns.
+	export SOFTMIG_SIM_STATE=$work/sim SOFTMIG_SIM_GPUS=6xH200:143771M
 }
 teardown() { [ -z "${work:-}" ] || rm -rf "$work"; }
 
@@ -37,7 +38,7 @@ between() { # VALUE LOW HIGH
 }
 
 @test "dependent launches are measured, and inference with pauses gets what it needs" {
-	share --gpus 0,1 --only 'pieces|graph of 20 x 100 us at 25|inference at 50|inference at 25' kinds infer || [ $? -eq 1 ]
+	share --gpus 2,3 --only 'pieces|graph of 20 x 100 us at 25|inference at 50|inference at 25' kinds infer || [ $? -eq 1 ]
 	between "$(column 3 "^[|] dependent launches in pieces")" 42 58
 	between "$(column 3 "^[|] graph of 20")" 20 30
 	# with pauses, a busy machine takes from native and sliced alike: what must not be is more than the share
@@ -48,14 +49,14 @@ between() { # VALUE LOW HIGH
 
 @test "the share is changed under load" {
 	[ "$(id -u)" -eq 0 ] || skip "needs root for a mount namespace"
-	share --only 'live' live || [ $? -eq 1 ]
+	share --gpus 4 --only 'live' live || [ $? -eq 1 ]
 	between "$(column 2 '^[|] 25 [|]')" 20 30
 	between "$(column 2 '^[|] 75 [|]')" 60 80
 	between "$(column 2 '^[|] 10 [|]')" 6 15
 }
 
 @test "a run that would not end in time ends before, and says what it did not measure" {
-	share --deadline 4 --lengths 1000 --shares 50,75 alone && false
+	share --gpus 5 --deadline 4 --lengths 1000 --shares 50,75 alone && false
 	grep -q 'Not measured: .*kernels of 1 ms at 75 %' "$work/table.md"
 }
 
