@@ -9,8 +9,8 @@ setup() {
 	[ -e "$BUILD/sim/libcuda.so.1" ] || skip "needs the simulated driver"
 	work=$(mktemp -d /tmp/softmig-bench-test.XXXXXX)
 	unset LD_PRELOAD "${!SLURM_@}" "${!CUDA_@}" "${!SOFTMIG_@}"
-	# Tests run beside each other, outside Slurm: on GPUs of their own, or their jobs would take turns.
-	export SOFTMIG_SIM_STATE=$work/sim SOFTMIG_SIM_GPUS=6xH200:143771M
+	# Outside Slurm, all jobs of a user on one GPU are neighbours: these have GPUs that nobody else on this machine has, each test its own.
+	export SOFTMIG_SIM_STATE=$work/sim SOFTMIG_SIM_GPUS=6xbench$$:143771M
 }
 teardown() { [ -z "${work:-}" ] || rm -rf "$work"; }
 

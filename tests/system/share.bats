@@ -80,7 +80,8 @@ run_in_job() { in_job "$BUILD/bench/share_work" "$@"; }
 
 @test "two jobs of one user take turns outside Slurm, and each gets its part" {
 	start=$(($(awk '{ printf "%d", $1 * 1000 }' /proc/uptime) * 1000000 + 1500000000))
-	export cgroup=/
+	# A GPU that nobody else on this machine has: outside Slurm, all jobs of a user on one GPU are neighbours.
+	export cgroup=/ SOFTMIG_SIM_GPUS=1xturns$$:143771M
 	for share in 30 70; do
 		CUDA_DEVICE_MEMORY_SHARED_CACHE=$work/tmp/ledger.$share CUDA_DEVICE_SM_LIMIT=$share run_in_job plain 1000 3 "$start" >"$work/out$share" &
 	done
