@@ -165,8 +165,9 @@ three_slices() { [ "$(on n2 sh -c 'ls /run/softmig/*.conf | wc -l')" = 3 ]; }
 }
 
 @test "slurmd killed and started again: the running job keeps its slice, and nothing is left after it" {
-  id=$(submit -w n2 --gres=gpu:l40s.4:1 -- "$wait_go; $probe")
+  id=$(submit -w n2 --gres=gpu:l40s.4:1 -- "echo begun; $wait_go; $probe")
   sliced n2 "$id"
+  until_true grep -qsx begun "$LAB/out/$id.4294967294" # before that, slurmd alone knows that the prolog has ended
   kill -9 "$(cat "$LAB/run/slurmd.n2.pid")"
   timeout 20 "$lab" node-start n2
   output=$(as srun -Q -w n2 --gres=gpu:l40s.2:1 "$probe")
