@@ -127,7 +127,7 @@ static void *work(void *argument)
 		thing->bazaar = &arena->bazaar;
 		struct step *taking = step_begin(STEP_TAKE, thing->way, thing->bytes);
 		CUresult code = ways[thing->way].take(thing);
-		step_end(taking, code);
+		step_end(taking, (int)code);
 		note(thing->way, code);
 		if (code != CUDA_SUCCESS)
 			continue;
@@ -148,7 +148,7 @@ static bool open_gpu(struct worker *worker)
 		code = CU(cuDeviceGet)(&worker->device, 0);
 	if (code == CUDA_SUCCESS)
 		code = CU(cuDevicePrimaryCtxRetain)(&worker->context, worker->device);
-	step_end(opening, code);
+	step_end(opening, (int)code);
 	if (code == CUDA_SUCCESS)
 		CU(cuCtxSetCurrent)(worker->context);
 	if (code != CUDA_SUCCESS && code != CUDA_ERROR_OUT_OF_MEMORY) {

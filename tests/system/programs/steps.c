@@ -175,7 +175,7 @@ static void step(const char *name, const char *argument)
 		fflush(stdout);
 		pid_t child = fork();
 		if (child == 0) {
-			int code = CU(cuMemAlloc_v2)(&pointer, 4096);
+			int code = (int)CU(cuMemAlloc_v2)(&pointer, 4096);
 			_exit(code > 100 ? 100 : code);
 		}
 		waitpid(child, &number, 0);
