@@ -24,7 +24,7 @@ struct request {
 	char *device_memory[SOFTMIG_MAX_GPUS];
 	char *device_sm[SOFTMIG_MAX_GPUS];
 	bool any;
-	char library[PATH_MAX];
+	char preloaded[PATH_MAX]; // the library
 };
 
 static const struct softmig_verb *const self = &softmig_verb_run;
@@ -51,9 +51,9 @@ static bool good_sm(const char *option, const char *text)
 static bool good_library(const char *path, struct request *request)
 {
 	struct softmig_elf elf;
-	if (!realpath(path, request->library) || access(request->library, R_OK) != 0)
+	if (!realpath(path, request->preloaded) || access(request->preloaded, R_OK) != 0)
 		softmig_cli_usage(self, "the library '%s' cannot be read: %s", path, strerror(errno));
-	else if (softmig_elf_read(request->library, &elf) != 0 || !softmig_elf_is_for_this_machine(&elf))
+	else if (softmig_elf_read(request->preloaded, &elf) != 0 || !softmig_elf_is_for_this_machine(&elf))
 		softmig_cli_usage(self, "'%s' is no library that programs of this machine can load", path);
 	else
 		return true;
@@ -187,7 +187,7 @@ static bool set_environment(const struct request *request, const char *directory
 	char ledger[PATH_MAX + 32];
 	snprintf(ledger, sizeof ledger, "%s/ledger", directory);
 	return set_limits(request) && setenv("CUDA_DEVICE_MEMORY_SHARED_CACHE", ledger, 1) == 0 &&
-	       set_preload(request->library, directory);
+	       set_preload(request->preloaded, directory);
 }
 
 static int execute(char **command)
@@ -209,7 +209,7 @@ static int run(int argc, char **argv)
 		return SOFTMIG_EXIT_FAILED;
 	if (softmig_library_is_disabled(SOFTMIG_DISABLED_PATH))
 		return softmig_cli_fail(self, "limits are switched off on this machine by " SOFTMIG_DISABLED_PATH "; run the command without softmig run");
-	if (!*request.library && !softmig_library_find(request.library))
+	if (!*request.preloaded && !softmig_library_find(request.preloaded))
 		return softmig_cli_fail(self, SOFTMIG_LIBRARY_NAME " is neither beside softmig nor in " SOFTMIG_LIBRARY_DIR
 		                              "; name it with --library");
 	struct softmig_run_directory directory;

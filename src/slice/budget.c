@@ -152,15 +152,25 @@ static uint64_t resumes(const struct softmig_gate *gate, const struct softmig_sh
 	return softmig_beat_next(now_ns, gate->phase_ns, beat_ns) + (uint64_t)(most(-surplus_ns - 1, 0) / part_ns * beat_ns);
 }
 
+// What a job that has stopped must have to go on; one that works only needs what it has.
+static int64_t enough(const struct softmig_gate *gate, const struct softmig_share *share, unsigned pct, const struct softmig_gate_ask *ask)
+{
+	if (!gate->over)
+		return 0;
+	if (takes_turns(gate, ask->now_ns))
+		return stretch(pct);
+	if (ask->now_ns >= gate->resumes_ns)
+		return 0;
+	// What was submitted may turn out to be shorter than estimated, so that much of the beat's part is left. But GPUs of one job
+	// start together, or a kernel of the first waits for the last.
+	return ask->peers ? INT64_MAX : softmig_beat_part(beat_length(share, ask->now_ns), pct) / LEFT_OVER_PARTS;
+}
+
 bool softmig_budget_stops(struct softmig_gate *gate, const struct softmig_share *share, unsigned pct, const struct softmig_gate_ask *ask,
                           int64_t surplus_ns)
 {
 	uint64_t now_ns = ask->now_ns;
-	bool turns = takes_turns(gate, now_ns);
-	// What was submitted may turn out to be shorter than estimated, so that much of the beat's part is left.
-	int64_t part_ns = softmig_beat_part(beat_length(share, now_ns), pct);
-	int64_t enough_ns = !gate->over ? 0 : turns ? stretch(pct) : now_ns >= gate->resumes_ns ? 0 : ask->peers ? INT64_MAX : part_ns / LEFT_OVER_PARTS;
-	if (surplus_ns >= enough_ns) {
+	if (surplus_ns >= enough(gate, share, pct, ask)) {
 		gate->over = false;
 		return false;
 	}

@@ -185,7 +185,7 @@ def facts(ours, folder, types):
 def compare(header, ours, known, folder):
     """The compiler's complaints about one of NVIDIA's headers, and the facts and prototypes that it does not know."""
     theirs, words = Declarations(header.declarations()), header.words()
-    lines = [f"#include <{header.library}.h>"]
+    lines = [f"#include <{header.stem}.h>"]
     unknown, asserted = [], 0
 
     def excused(what):
@@ -216,9 +216,9 @@ def compare(header, ours, known, folder):
         elif not excused(name):
             lines.append(prototype)
             asserted += 1
-    source = folder / f"{header.library}_{header.version}_{header.source.split()[-1]}.c"
+    source = folder / f"{header.stem}_{header.version}_{header.source.split()[-1]}.c"
     source.write_text("\n".join(lines) + "\n")
-    result = compiler("-fsyntax-only", "-Wno-deprecated-declarations", "-I", str(header.include), *headers.EXACT_NAMES[header.library], str(source))
+    result = compiler("-fsyntax-only", "-Wno-deprecated-declarations", "-I", str(header.include), *headers.EXACT_NAMES[header.stem], str(source))
     return result, unknown, asserted
 
 
@@ -235,7 +235,7 @@ def main(source, build, scratch=None):
         types, functions = (source / "src/preload/abi" / name for name in (types_name, functions_name))
         ours = Declarations(re.sub(r"^#.*(\\\n.*)*|//.*", "", types.read_text() + functions.read_text(), flags=re.M))
         known = facts(ours, folder, types)
-        of_library = [header for header in found if header.library == library]
+        of_library = [header for header in found if header.stem == library]
         newest = max(header.version for header in of_library)
         for header in of_library:
             result, unknown, asserted = compare(header, ours, known, folder)

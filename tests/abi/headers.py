@@ -29,9 +29,9 @@ COMPILER = os.environ.get("CC", "cc")
 
 
 class Header:
-    def __init__(self, library, include, source, version=None):
-        self.library, self.include, self.source = library, pathlib.Path(include), source
-        self.path = self.include / f"{library}.h"
+    def __init__(self, stem, include, source, version=None):
+        self.stem, self.include, self.source = stem, pathlib.Path(include), source
+        self.path = self.include / f"{stem}.h"
         self.version = version or self.told_version()  # 12090 is 12.9
         self.major = self.version // 1000
 
@@ -48,7 +48,7 @@ class Header:
         return f"{self.path} ({self.source})"
 
     def preprocessed(self, *options):
-        return preprocess(f"#include <{self.library}.h>\n", "-I", str(self.include), *EXACT_NAMES[self.library], *options)
+        return preprocess(f"#include <{self.stem}.h>\n", "-I", str(self.include), *EXACT_NAMES[self.stem], *options)
 
     def declarations(self):
         """The header as C without includes' content, comments and macros."""
@@ -62,7 +62,7 @@ class Header:
     def functions(self):
         """The names of the functions that it declares, old versions and per-thread forms too, and those of its GL, EGL and VDPAU companions."""
         names = declared(self.declarations())
-        if self.library == "cuda":
+        if self.stem == "cuda":
             for companion in self.include.glob("cuda*.h"):
                 if companion.name in ("cudaGL.h", "cudaEGL.h", "cudaVDPAU.h", "cudaProfiler.h"):
                     names |= set(re.findall(r"\bCUDAAPI\s+(cu\w+)\s*\(", companion.read_text(errors="replace")))
@@ -125,7 +125,7 @@ def headers(build):
             else:
                 missing.append((library, int(version.split(".")[0]), package, version))
     for library, major, package, version in missing:
-        if not any(header.library == library and header.major == major for header in found):
+        if not any(header.stem == library and header.major == major for header in found):
             sys.exit(f"{library}.h of version {major} is nowhere to be had: no toolkit here, and pip cannot download {package}=={version}")
         print(f"warning: {package}=={version} cannot be downloaded; comparing with a toolkit's instead")
     return found
@@ -133,4 +133,4 @@ def headers(build):
 
 if __name__ == "__main__":
     for one in headers(sys.argv[1]):
-        print(f"{one.library} {one.version}: {one}")
+        print(f"{one.stem} {one.version}: {one}")

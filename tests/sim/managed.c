@@ -70,26 +70,22 @@ void sim_managed_leave(struct sim_range *range)
 
 static struct sim_range *allocate(struct CUctx_st *context, uint64_t bytes)
 {
-	uint64_t whole = sim_round_up(bytes, SIM_GRANULE), address;
-	struct sim_small_block *block = NULL;
-	struct sim_backing backing = {0};
+	uint64_t whole = sim_round_up(bytes, SIM_GRANULE);
+	struct sim_backing backing;
+	struct sim_range *range;
 	if (bytes <= SIM_SMALL_BYTES) {
-		if (sim_small_alloc(context, sim_managed_blocks(context), bytes, &block, &address) != CUDA_SUCCESS)
+		if (sim_small_range(context, sim_managed_blocks(context), bytes, SIM_RANGE_MANAGED, &range) != CUDA_SUCCESS)
 			return NULL;
 	} else {
 		if (whole < bytes || !sim_backing_map_managed(&backing, whole))
 			return NULL;
-		address = backing.address;
+		range = sim_range_add(backing.address, bytes, SIM_RANGE_MANAGED);
+		if (range == NULL) {
+			sim_backing_unmap(&backing);
+			return NULL;
+		}
+		range->backing = backing;
 	}
-	struct sim_range *range = sim_range_add(address, bytes, SIM_RANGE_MANAGED);
-	if (range == NULL && block != NULL)
-		sim_small_free(context, sim_managed_blocks(context), block, address, bytes);
-	else if (range == NULL)
-		sim_backing_unmap(&backing);
-	if (range == NULL)
-		return NULL;
-	range->block = block;
-	range->backing = backing;
 	range->context = context;
 	range->device = context->device;
 	return range;

@@ -97,6 +97,23 @@ void sim_small_free(struct CUctx_st *context, struct sim_small_block **list, str
 		sim_context_uncharge(context, SIM_GRANULE);
 }
 
+CUresult sim_small_range(struct CUctx_st *context, struct sim_small_block **list, uint64_t bytes, enum sim_range_kind kind,
+	struct sim_range **range)
+{
+	struct sim_small_block *block;
+	uint64_t address;
+	CUresult result = sim_small_alloc(context, list, bytes, &block, &address);
+	if (result != CUDA_SUCCESS)
+		return result;
+	*range = sim_range_add(address, bytes, kind);
+	if (*range == NULL) {
+		sim_small_free(context, list, block, address, bytes);
+		return CUDA_ERROR_OUT_OF_MEMORY;
+	}
+	(*range)->block = block;
+	return CUDA_SUCCESS;
+}
+
 static void drop_list(struct CUctx_st *context, struct sim_small_block **list)
 {
 	while (*list != NULL) {
@@ -118,17 +135,9 @@ CUresult sim_alloc(struct CUctx_st *context, uint64_t bytes, enum sim_range_kind
 {
 	struct sim_range *range;
 	if (bytes <= SIM_SMALL_BYTES && kind == SIM_RANGE_DEVICE) {
-		struct sim_small_block *block;
-		uint64_t at;
-		CUresult result = sim_small_alloc(context, &context->small, bytes, &block, &at);
+		CUresult result = sim_small_range(context, &context->small, bytes, SIM_RANGE_SMALL, &range);
 		if (result != CUDA_SUCCESS)
 			return result;
-		range = sim_range_add(at, bytes, SIM_RANGE_SMALL);
-		if (range == NULL) {
-			sim_small_free(context, &context->small, block, at, bytes);
-			return CUDA_ERROR_OUT_OF_MEMORY;
-		}
-		range->block = block;
 	} else {
 		uint64_t whole = sim_round_up(bytes, SIM_GRANULE);
 		if (whole < bytes)

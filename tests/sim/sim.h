@@ -199,6 +199,9 @@ CUresult sim_small_alloc(struct CUctx_st *context, struct sim_small_block **list
 	struct sim_small_block **in, uint64_t *address);
 void sim_small_free(struct CUctx_st *context, struct sim_small_block **list, struct sim_small_block *block,
 	uint64_t address, uint64_t bytes);
+// The same with a range that tells the block of an address.
+CUresult sim_small_range(struct CUctx_st *context, struct sim_small_block **list, uint64_t bytes, enum sim_range_kind kind,
+	struct sim_range **range);
 void sim_small_drop(struct CUctx_st *context);
 uint64_t sim_round_up(uint64_t value, uint64_t unit);
 
