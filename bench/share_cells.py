@@ -149,8 +149,7 @@ def pair_row(name, shares, results, natives, judged):
     ok = None
     if judged:
         ok = all(abs(part - 100 * share / sum(fair)) <= 1 for part, share in zip(parts, fair))
-        # what they do together is judged where their shares are equal
-        ok = ok and (len(shares) > 4 or len(set(shares)) > 1 or total >= (97 if len(shares) == 2 else 95))
+        ok = ok and (len(shares) > 4 or 100 in shares or total >= (97 if len(shares) == 2 else 95))
     shown = "/".join("no SoftMig" if share is None else str(share) for share in shares)
     return Row(name, shown, " ".join(f"{work:.1f}" for work in works), " ".join(f"{part:.2f}" for part in parts), f"{total:.1f}", ok=ok)
 
