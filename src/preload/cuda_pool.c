@@ -102,6 +102,14 @@ static uint64_t attribute(CUmemoryPool handle, CUmemPool_attribute which, uint64
 	return value;
 }
 
+// There is no room for growth, but what is asked for may fit into what the pool already has: if so many times as much is free there.
+static bool may_fit_inside(CUmemoryPool handle, uint64_t bytes, unsigned times)
+{
+	uint64_t has = attribute(handle, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, 0);
+	uint64_t used = attribute(handle, CU_MEMPOOL_ATTR_USED_MEM_CURRENT, 0);
+	return has > used && (has - used) / times >= bytes;
+}
+
 static void trim_all(CUmemoryPool handle)
 {
 	int mode = softmig_stream_relax();
@@ -159,6 +167,25 @@ void softmig_pools_trim(struct softmig_gpu *gpu)
 			refresh(&pools->pool[i], handle, gpu, 0, true);
 }
 
+static bool is_idle(struct pool *pool, CUmemoryPool handle)
+{
+	lock(&pool->lock);
+	bool idle = atomic_load(&pool->handle) == handle && may_fit_inside(handle, 1, 1);
+	unlock(&pool->lock);
+	return idle;
+}
+
+bool softmig_pools_idle(struct softmig_gpu *gpu)
+{
+	struct pools *pools = all();
+	CUmemoryPool handle;
+
+	for (uint32_t i = 0; pools != NULL && i < atomic_load(&pools->used); i++)
+		if (is_ours(&pools->pool[i], gpu, &handle) && is_idle(&pools->pool[i], handle))
+			return true;
+	return false;
+}
+
 bool softmig_pools_changed(struct softmig_gpu *gpu)
 {
 	struct pools *pools = all();
@@ -207,14 +234,6 @@ void softmig_pools_refresh(void)
 		refresh(&pools->pool[i], handle, gpu, 0, false);
 		softmig_gpu_leave(gpu);
 	}
-}
-
-// There is no room for growth, but what is asked for may fit into what the pool already has: if so many times as much is free there.
-static bool may_fit_inside(CUmemoryPool handle, uint64_t bytes, unsigned times)
-{
-	uint64_t has = attribute(handle, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, 0);
-	uint64_t used = attribute(handle, CU_MEMPOOL_ATTR_USED_MEM_CURRENT, 0);
-	return has > used && (has - used) / times >= bytes;
 }
 
 static void use_stream(struct pools *pools, CUstream stream, bool per_thread)

@@ -5,29 +5,22 @@
 #include <errno.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "preload/hook.h"
-#include "preload/local.h"
 #include "preload/mode.h"
 #include "preload/oom_killer.h"
 #include "preload/private.h"
-#include "preload/uuid.h"
 #include "slice/log.h"
+#include "slice/sys.h"
 
-enum { MAX_DEVICES = 64, SETTLE_EVERY_NS = 500000000, SETTLE_AGAIN_NS = 5000000, USUAL_PROCESSES = 128, MOST_PROCESSES = 65536 };
+enum { MAX_DEVICES = 64, FIRST_PAUSE_NS = 20000, MOST_PAUSE_NS = 5000000, ROUNDS_FOR_OTHERS = 3 };
+// For so long at most does whoever is about to be refused wait for others who are giving back, or for what was given back to be measured.
+#define MOST_WAIT_NS 1000000000ull
 
 static struct softmig_gpu gpus[SOFTMIG_MAX_GPUS];
 // CUDA device number -> ledger index + 1; 0: not asked yet.
 static _Atomic int8_t index_of_device[MAX_DEVICES];
 struct softmig_hot softmig_hot;
-
-static uint64_t coarse_now_ns(void)
-{
-	struct timespec now;
-	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 uint64_t softmig_gpu_limit_of(const uint8_t uuid[16], int number, int *entry)
 {
@@ -112,235 +105,10 @@ uint64_t softmig_gpu_used_bytes(const struct softmig_gpu *gpu)
 	return softmig_ledger_used(softmig_ledger_now(), gpu->ledger);
 }
 
-void softmig_gpu_enter(struct softmig_gpu *gpu)
+bool softmig_gpu_may_fit(const struct softmig_gpu *gpu, uint64_t bytes, uint64_t free_bytes)
 {
-	atomic_fetch_add_explicit(&gpu->activity, 1, memory_order_seq_cst); // see softmig_lowerings()
-}
-
-void softmig_gpu_leave(struct softmig_gpu *gpu)
-{
-	atomic_fetch_add_explicit(&gpu->activity, 0xffff, memory_order_acq_rel); // one fewer in flight, one more completed
-	if (atomic_load_explicit(&gpu->settle_wanted, memory_order_relaxed) && atomic_exchange(&gpu->settle_wanted, false))
-		softmig_settle(gpu);
-}
-
-static nvmlDevice_t nvml_device(struct softmig_gpu *gpu)
-{
-	nvmlDevice_t device = atomic_load_explicit(&gpu->nvml, memory_order_acquire);
-	char name[SOFTMIG_UUID_TEXT];
-
-	if (device != NULL)
-		return device;
-	if (!softmig_driver_load(SOFTMIG_LIBNVML) || !SOFTMIG_HAS(nvmlInit_v2) || !SOFTMIG_HAS(nvmlDeviceGetHandleByUUID))
-		return NULL;
-	if (DRIVER(nvmlInit_v2)() != NVML_SUCCESS)
-		return NULL;
-	softmig_uuid_text(gpu->uuid, "GPU-", name);
-	if (DRIVER(nvmlDeviceGetHandleByUUID)(name, &device) != NVML_SUCCESS) {
-		softmig_uuid_text(gpu->uuid, "MIG-", name);
-		if (DRIVER(nvmlDeviceGetHandleByUUID)(name, &device) != NVML_SUCCESS)
-			return NULL;
-	}
-	atomic_store_explicit(&gpu->nvml, device, memory_order_release);
-	return device;
-}
-
-static bool find_self(const nvmlProcessInfo_t *processes, unsigned int count, uint64_t *bytes)
-{
-	unsigned int self = (unsigned int)getpid();
-
-	for (unsigned int i = 0; i < count; i++) {
-		if (processes[i].pid == self && processes[i].usedGpuMemory != UINT64_MAX) {
-			*bytes = processes[i].usedGpuMemory;
-			return true;
-		}
-	}
-	return false;
-}
-
-bool softmig_gpu_nvml_bytes(struct softmig_gpu *gpu, uint64_t *bytes)
-{
-	nvmlProcessInfo_t few[USUAL_PROCESSES];
-	unsigned int count = USUAL_PROCESSES;
-	nvmlDevice_t device = nvml_device(gpu);
-
-	// Version 2 first: in drivers 535.43 to 535.86 version 3 writes longer records than it was declared with (abi/nvml_types.h).
-	nvmlReturn_t (*list)(nvmlDevice_t, unsigned int *, nvmlProcessInfo_t *) =
-		SOFTMIG_HAS(nvmlDeviceGetComputeRunningProcesses_v2) ? DRIVER(nvmlDeviceGetComputeRunningProcesses_v2) :
-		DRIVER(nvmlDeviceGetComputeRunningProcesses_v3);
-	if (device == NULL || list == NULL)
-		return false;
-	nvmlReturn_t result = list(device, &count, few);
-	if (result == NVML_SUCCESS)
-		return find_self(few, count, bytes);
-	// More than usual: count says how many. Others may have come when it is asked again.
-	for (int attempt = 0; attempt < 3 && result == NVML_ERROR_INSUFFICIENT_SIZE && count <= MOST_PROCESSES; attempt++) {
-		unsigned int room = count + USUAL_PROCESSES;
-		nvmlProcessInfo_t *many = softmig_scratch_get(room * sizeof(*many));
-		if (many == NULL)
-			return false;
-		count = room;
-		result = list(device, &count, many);
-		bool found = result == NVML_SUCCESS && find_self(many, count, bytes);
-		softmig_scratch_free(many, room * sizeof(*many));
-		if (result == NVML_SUCCESS)
-			return found;
-	}
-	return false;
-}
-
-// With the cover of a small allocation under way, which the driver may have taken already: read before what it becomes when it is spent.
-static uint64_t own_tracked(const struct softmig_gpu *gpu, bool *covers)
-{
-	struct softmig_ledger_slot *slot = softmig_ledger_self(softmig_ledger_now());
-	if (slot == NULL)
-		return 0;
-	uint64_t cover = atomic_load_explicit(&slot->use[gpu->ledger].cover_bytes, memory_order_acquire);
-	uint64_t tracked = atomic_load_explicit(&slot->use[gpu->ledger].tracked_bytes, memory_order_acquire);
-	if (!(cover & SOFTMIG_LEDGER_COVER_IN_USE))
-		return tracked;
-	*covers = true;
-	return tracked + (cover - SOFTMIG_LEDGER_COVER_IN_USE);
-}
-
-uint64_t softmig_gpu_overhead_bytes(const struct softmig_gpu *gpu)
-{
-	struct softmig_ledger_slot *slot = softmig_ledger_self(softmig_ledger_now());
-	return slot == NULL ? 0 : atomic_load_explicit(&slot->use[gpu->ledger].overhead_bytes, memory_order_acquire);
-}
-
-// Nothing moved since activity was read as seen. Counted first and looked at again, as whoever enters when a block has ended does it
-// the other way round: one of the two sees the other.
-static bool lower_overhead(struct softmig_gpu *gpu, uint64_t seen, uint64_t now, uint64_t overhead)
-{
-	if (overhead < now)
-		atomic_fetch_add(&softmig_hot.lowerings, 1);
-	return atomic_load(&gpu->activity) == seen && softmig_ledger_swap_overhead(softmig_ledger_now(), gpu->ledger, now, overhead);
-}
-
-static uint64_t headroom_wanted(const struct softmig_gpu *gpu)
-{
-	return atomic_load_explicit(&gpu->contexts, memory_order_acquire) == 0 ? 0 : SOFTMIG_HEADROOM_BYTES;
-}
-
-// Fills the headroom up, of which has_bytes are there: by all that it lacks, else by a granule.
-static void fill_headroom(struct softmig_gpu *gpu, uint64_t has_bytes)
-{
-	uint64_t wanted = headroom_wanted(gpu), lacks = wanted > has_bytes ? wanted - has_bytes : 0;
-
-	if (lacks != 0 && softmig_charge_if_room(gpu, SOFTMIG_LEDGER_OVERHEAD, lacks))
-		has_bytes = wanted;
-	else if (lacks > SOFTMIG_GRANULE_BYTES && softmig_charge_if_room(gpu, SOFTMIG_LEDGER_OVERHEAD, SOFTMIG_GRANULE_BYTES))
-		has_bytes += SOFTMIG_GRANULE_BYTES;
-	if (atomic_load_explicit(&gpu->headroom_bytes, memory_order_relaxed) != has_bytes)
-		atomic_store_explicit(&gpu->headroom_bytes, has_bytes, memory_order_relaxed);
-}
-
-bool softmig_gpu_starved(const struct softmig_gpu *gpu)
-{
-	return atomic_load_explicit(&gpu->headroom_bytes, memory_order_relaxed) < SOFTMIG_GRANULE_BYTES &&
-	       atomic_load_explicit(&gpu->contexts, memory_order_relaxed) != 0 && !atomic_load_explicit(&gpu->nvml_blind, memory_order_relaxed);
-}
-
-// More came unasked than the headroom held.
-static void tell_if_above(const struct softmig_gpu *gpu, uint64_t bytes)
-{
-	uint64_t limit = softmig_gpu_limit_bytes(gpu), used = softmig_gpu_used_bytes(gpu);
-
-	if (used > limit)
-		softmig_log(SOFTMIG_LOG_WARN, "the driver took %llu bytes unasked; GPU %d stands at %llu of %llu", (unsigned long long)bytes,
-		            gpu->number, (unsigned long long)used, (unsigned long long)limit);
-}
-
-// The driver takes from its pools at any synchronisation. A pool whose charge is above what it has would have its difference
-// taken off the overhead, and grow again unnoticed.
-static bool pools_changed(struct softmig_gpu *gpu)
-{
-	bool changed = softmig_pools_changed(gpu);
-	return softmig_graph_memory_changed(gpu) || changed;
-}
-
-// own: calls of this thread that are counted as in flight. reserved_bytes: of the overhead, what this thread reserved for a call
-// that has been made.
-static uint64_t settle(struct softmig_gpu *gpu, uint64_t own, uint64_t reserved_bytes)
-{
-	struct softmig_ledger *ledger = softmig_ledger_now();
-	uint64_t bytes = 0, least = 0;
-	int kept = errno;
-
-	// A call in flight is charged before it is made and given back after: tracked may be ahead of the driver, never behind.
-	// With the larger of two readings of it, and the smaller of two of what NVML does not see of it, the difference can only be too
-	// small; so it may raise the overhead at any time, and lower it when nothing moved meanwhile, the overhead itself included.
-	for (int attempt = 0; attempt < 3; attempt++) {
-		pools_changed(gpu);
-		uint64_t now = softmig_gpu_overhead_bytes(gpu);
-		uint64_t before = atomic_load_explicit(&gpu->activity, memory_order_acquire);
-		bool covers = false;
-		uint64_t unseen = atomic_load_explicit(&gpu->unseen_bytes, memory_order_acquire);
-		uint64_t tracked = own_tracked(gpu, &covers);
-		bool known = softmig_gpu_nvml_bytes(gpu, &bytes);
-		uint64_t again = own_tracked(gpu, &covers), unseen_again = atomic_load_explicit(&gpu->unseen_bytes, memory_order_acquire);
-		tracked = again > tracked ? again : tracked;
-		unseen = unseen_again < unseen ? unseen_again : unseen;
-		tracked = tracked > unseen ? tracked - unseen : 0;
-		uint64_t after = atomic_load_explicit(&gpu->activity, memory_order_acquire);
-		bool quiet = before == after && (before & 0xffff) == own && !covers;
-		errno = kept;
-		if (!known) {
-			// No context: nothing is held. A context that NVML does not see: its measured cost stays charged.
-			if (atomic_load_explicit(&gpu->contexts, memory_order_acquire) != 0)
-				atomic_store_explicit(&gpu->nvml_blind, true, memory_order_relaxed);
-			else if (quiet && lower_overhead(gpu, before, now, 0))
-				return 0;
-			if (reserved_bytes != 0)
-				softmig_uncharge(gpu, SOFTMIG_LEDGER_OVERHEAD, reserved_bytes);
-			return 0;
-		}
-		atomic_store_explicit(&gpu->nvml_blind, false, memory_order_relaxed);
-		least = bytes > tracked ? bytes - tracked : 0;
-		least += softmig_local_outstanding(gpu, least);
-		// What is charged already stays as headroom, up to what is wanted: what has grown has been granted before.
-		uint64_t most = least + headroom_wanted(gpu), charged = now < least ? least : now > most ? most : now;
-		quiet = quiet && !pools_changed(gpu);
-		if (quiet && lower_overhead(gpu, before, now, charged)) {
-			if (now < least)
-				tell_if_above(gpu, least - now);
-			fill_headroom(gpu, charged - least);
-			return bytes;
-		}
-	}
-	// Never quiet: raise only, apart from this thread's own reservation, and look again soon.
-	atomic_store_explicit(&gpu->settle_due_ns, coarse_now_ns() + SETTLE_AGAIN_NS, memory_order_relaxed);
-	for (;;) {
-		uint64_t now = softmig_gpu_overhead_bytes(gpu), without = now > reserved_bytes ? now - reserved_bytes : 0;
-		uint64_t most = least + headroom_wanted(gpu), kept_bytes = without > most ? without : most;
-		uint64_t charged = now < least ? least : now > kept_bytes ? kept_bytes : now;
-		if (!softmig_ledger_swap_overhead(ledger, gpu->ledger, now, charged))
-			continue;
-		if (now < least)
-			tell_if_above(gpu, least - now);
-		fill_headroom(gpu, charged - least);
-		return bytes;
-	}
-}
-
-uint64_t softmig_settle(struct softmig_gpu *gpu)
-{
-	return settle(gpu, 0, 0);
-}
-
-uint64_t softmig_settle_reserved(struct softmig_gpu *gpu, uint64_t reserved_bytes)
-{
-	return settle(gpu, 0, reserved_bytes);
-}
-
-void softmig_settle_if_due(struct softmig_gpu *gpu)
-{
-	uint64_t now = coarse_now_ns(), due = atomic_load_explicit(&gpu->settle_due_ns, memory_order_relaxed);
-
-	if (now >= due && atomic_compare_exchange_strong_explicit(&gpu->settle_due_ns, &due, now + SETTLE_EVERY_NS,
-	                                                          memory_order_relaxed, memory_order_relaxed))
-		softmig_settle(gpu);
+	uint64_t used = softmig_gpu_used_bytes(gpu), limit = softmig_gpu_limit_bytes(gpu);
+	return bytes <= limit && used - (used < free_bytes ? used : free_bytes) <= limit - bytes;
 }
 
 // Who holds what, for whoever reads the log after a refusal.
@@ -365,29 +133,97 @@ bool softmig_charge_if_room(struct softmig_gpu *gpu, enum softmig_ledger_kind ki
 	return limit != 0 && softmig_ledger_reserve(softmig_ledger_now(), gpu->ledger, kind, bytes, limit == UINT64_MAX ? 0 : limit);
 }
 
+static uint64_t now_ns(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
 // A call that asks for memory may also make the driver take some for itself, which is not to be had without headroom.
 static bool charge_fed(struct softmig_gpu *gpu, enum softmig_ledger_kind kind, uint64_t bytes)
 {
 	return !softmig_gpu_starved(gpu) && softmig_charge_if_room(gpu, kind, bytes);
 }
 
-// graphs: their idle memory is given back before a refusal.
+static struct softmig_private refusing; // a lock for each GPU
+
+struct request {
+	enum softmig_ledger_kind kind;
+	uint64_t bytes;
+	bool graphs; // their idle memory is given back before a refusal
+	bool others; // processes were giving back before the last look
+	int round;
+};
+
+static bool look(struct softmig_gpu *gpu, void *argument)
+{
+	struct request *request = argument;
+
+	// Asked first: who has ended since has told the ledger what is free before.
+	request->others = softmig_ledger_others_give_back(softmig_ledger_now(), gpu->ledger);
+	return charge_fed(gpu, request->kind, request->bytes);
+}
+
+// One thread at a time, as in a driver: the next one finds what this one has given back.
+static bool give_back_and_charge(struct softmig_gpu *gpu, struct request *request)
+{
+	softmig_gpu_step_out(gpu);
+	softmig_private_lock(&refusing, SOFTMIG_MAX_GPUS, gpu->ledger);
+	softmig_gpu_enter(gpu);
+	bool granted = softmig_gpu_may_fit(gpu, request->bytes, 0) && look(gpu, request);
+	if (!granted && softmig_gpu_starved(gpu))
+		granted = softmig_settle_and(gpu, request->bytes, look, request);
+	if (!granted) {
+		// What is idle and stays so after the first time is in pieces: two who go on about that would keep each other waiting.
+		bool idle = request->round++ == 0 && (softmig_pools_idle(gpu) || (request->graphs && softmig_graph_memory_idle(gpu)));
+		bool gives = idle || atomic_load(&gpu->unsettled_bytes) != 0;
+		if (gives)
+			softmig_ledger_gives_back(softmig_ledger_now(), gpu->ledger, true);
+		softmig_pools_trim(gpu);
+		if (request->graphs)
+			softmig_graph_memory_trim(gpu);
+		granted = softmig_settle_and(gpu, request->bytes, look, request);
+		if (gives)
+			softmig_ledger_gives_back(softmig_ledger_now(), gpu->ledger, false);
+	}
+	softmig_private_unlock(&refusing, SOFTMIG_MAX_GPUS, gpu->ledger);
+	return granted;
+}
+
+// Refused as things are: tries again as long as others are giving back, or what this process gave back could not be measured yet and would do.
+static bool give_back_until_charged(struct softmig_gpu *gpu, struct request *request)
+{
+	uint64_t until = 0;
+	long pause_ns = FIRST_PAUSE_NS;
+
+	while (!give_back_and_charge(gpu, request)) {
+		uint64_t now = now_ns();
+		until = until == 0 ? now + MOST_WAIT_NS : until;
+		bool others = request->others && request->round <= ROUNDS_FOR_OTHERS;
+		if (now >= until || !(others || softmig_gpu_may_fit(gpu, request->bytes, atomic_load(&gpu->unsettled_bytes))))
+			return false;
+		int kept = errno;
+		softmig_gpu_step_out(gpu);
+		do {
+			softmig_sys_sleep_ns(pause_ns);
+			pause_ns = pause_ns < MOST_PAUSE_NS ? pause_ns * 2 : MOST_PAUSE_NS;
+		} while (softmig_ledger_others_give_back(softmig_ledger_now(), gpu->ledger) && !softmig_gpu_may_fit(gpu, request->bytes, 0) && now_ns() < until);
+		softmig_gpu_enter(gpu);
+		errno = kept;
+	}
+	return true;
+}
+
 static bool charge(struct softmig_gpu *gpu, enum softmig_ledger_kind kind, uint64_t bytes, const char *what, bool graphs)
 {
+	struct request request = {.kind = kind, .bytes = bytes, .graphs = graphs};
+
 	if (charge_fed(gpu, kind, bytes))
 		return true;
 	if (softmig_gpu_limit_bytes(gpu) == 0)
 		return false;
-	if (softmig_gpu_starved(gpu)) {
-		settle(gpu, 1, 0);
-		if (charge_fed(gpu, kind, bytes))
-			return true;
-	}
-	softmig_pools_trim(gpu);
-	if (graphs)
-		softmig_graph_memory_trim(gpu);
-	settle(gpu, 1, 0);
-	if (charge_fed(gpu, kind, bytes))
+	if (give_back_until_charged(gpu, &request))
 		return true;
 	softmig_log(SOFTMIG_LOG_WARN, "refused: %s of %llu bytes on GPU %d; the slice has %llu, used %llu", what,
 	            (unsigned long long)bytes, gpu->number, (unsigned long long)softmig_gpu_limit_bytes(gpu),
@@ -437,7 +273,7 @@ void softmig_unasked_end(const struct softmig_unasked *unasked)
 	if (unasked->gpu == NULL)
 		return;
 	softmig_gpu_leave(unasked->gpu);
-	settle(unasked->gpu, 0, unasked->reserved_bytes);
+	softmig_settle_reserved(unasked->gpu, unasked->reserved_bytes);
 }
 
 void softmig_uncharge(struct softmig_gpu *gpu, enum softmig_ledger_kind kind, uint64_t bytes)
@@ -449,6 +285,7 @@ void softmig_uncharge_measured(struct softmig_gpu *gpu, uint64_t bytes)
 {
 	if (bytes != 0 && !atomic_load_explicit(&gpu->nvml_blind, memory_order_relaxed)) {
 		softmig_ledger_reserve(softmig_ledger_now(), gpu->ledger, SOFTMIG_LEDGER_OVERHEAD, bytes, 0);
+		atomic_fetch_add(&gpu->unsettled_bytes, bytes);
 		atomic_store_explicit(&gpu->settle_wanted, true, memory_order_relaxed);
 	}
 	softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, bytes);
@@ -485,8 +322,10 @@ void softmig_uncharge_entry(const struct softmig_track_entry *entry)
 void softmig_hand_over(struct softmig_gpu *gpu, uint64_t bytes)
 {
 	softmig_gpu_enter(gpu);
-	if (!atomic_load(&gpu->nvml_blind))
+	if (!atomic_load(&gpu->nvml_blind)) {
 		softmig_ledger_reserve(softmig_ledger_now(), gpu->ledger, SOFTMIG_LEDGER_OVERHEAD, bytes, 0);
+		atomic_fetch_add(&gpu->unsettled_bytes, bytes);
+	}
 	softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, bytes);
 	softmig_gpu_leave(gpu);
 	softmig_settle(gpu);

@@ -30,12 +30,14 @@ struct softmig_gpu {
 	int number;                       // entry of the limits, -1: this GPU is not part of the slice
 	_Atomic(nvmlDevice_t) nvml;       // NULL: not asked yet, or not to be had
 	_Atomic uint64_t settle_due_ns;
-	_Atomic uint64_t activity;        // low 16 bits: calls in flight; above: calls completed
+	_Atomic uint64_t activity;        // low 16 bits: calls in flight; above: calls completed; highest: see settle.c
 	_Atomic uint32_t contexts;        // alive in this process
 	_Atomic(CUcontext) primary;       // while it is active
 	_Atomic uint64_t unseen_bytes;    // tracked, but not in NVML's figure: managed memory
 	_Atomic bool shares_blocks;       // small arrays may lie in the same blocks as small allocations
 	_Atomic bool settle_wanted;       // something shrank: ask NVML when the call in flight has ended
+	_Atomic uint64_t settle_again_ns; // not before; 0: at once
+	_Atomic uint64_t unsettled_bytes; // of the overhead, what was given back since it was measured: free, as far as is known
 	_Atomic bool nvml_blind;          // NVML does not know this process although it has a context
 	_Atomic uint64_t cover_limit_bytes; // the limit under which the cover for small allocations was looked for
 	_Atomic uint64_t headroom_bytes;  // what was left of it when NVML was asked last
@@ -76,6 +78,8 @@ bool softmig_gpu_forbidden(const struct softmig_gpu *gpu);
 uint64_t softmig_gpu_limit_bytes(const struct softmig_gpu *gpu);
 // The same for a UUID and the number that CUDA would give it (-1: unknown), without a CUDA device; *entry: which entry of the limits.
 uint64_t softmig_gpu_limit_of(const uint8_t uuid[16], int number, int *entry);
+// Would there be room for bytes if so much of what is charged were free?
+bool softmig_gpu_may_fit(const struct softmig_gpu *gpu, uint64_t bytes, uint64_t free_bytes);
 // This process's overhead on it, as charged.
 uint64_t softmig_gpu_overhead_bytes(const struct softmig_gpu *gpu);
 // All the job's bytes on it.
@@ -85,6 +89,9 @@ uint64_t softmig_gpu_used_bytes(const struct softmig_gpu *gpu);
 // that settling knows when its two figures belong together.
 void softmig_gpu_enter(struct softmig_gpu *gpu);
 void softmig_gpu_leave(struct softmig_gpu *gpu);
+// Between enter and leave, by a call that holds nothing that it is not charged for, and is charged for nothing that the driver does not
+// hold: as if it had not begun. Until the next enter.
+void softmig_gpu_step_out(struct softmig_gpu *gpu);
 
 // Reserves; between enter and leave. False: refused for good, after settling, reclaiming the dead and trimming idle pools; logged. what: for the log.
 bool softmig_charge(struct softmig_gpu *gpu, enum softmig_ledger_kind kind, uint64_t bytes, const char *what);
@@ -126,6 +133,9 @@ uint64_t softmig_settle(struct softmig_gpu *gpu);
 uint64_t softmig_settle_reserved(struct softmig_gpu *gpu, uint64_t reserved_bytes);
 // The same, but at most twice a second; for hooks that allocate.
 void softmig_settle_if_due(struct softmig_gpu *gpu);
+// For a call that is about to be refused bytes, between enter and leave, and like one for softmig_gpu_step_out: settles, and asks charge; again,
+// when that says no and other calls are in flight, with these ended, where what they may have reserved too much would do. What charge said last.
+bool softmig_settle_and(struct softmig_gpu *gpu, uint64_t bytes, bool (*charge)(struct softmig_gpu *gpu, void *request), void *request);
 // How many times settling lowered an overhead. Small allocations are freed without enter and leave, unless their block ends with them; who
 // then, after enter, finds this changed since before the driver's call gives the block back by softmig_uncharge_measured: it
 // may have been gone from NVML's figure, but not from what is tracked.
@@ -138,6 +148,8 @@ bool softmig_gpu_nvml_bytes(struct softmig_gpu *gpu, uint64_t *bytes);
 
 // graph_pool.c: gives memory that no running graph uses back to the driver (between enter and leave);
 void softmig_graph_memory_trim(struct softmig_gpu *gpu);
+// is there any?
+bool softmig_graph_memory_idle(struct softmig_gpu *gpu);
 // nothing is left of it (between enter and leave).
 void softmig_graph_memory_forget(struct softmig_gpu *gpu);
 // brings its charge up to date: did it change?
@@ -146,6 +158,8 @@ bool softmig_graph_memory_changed(struct softmig_gpu *gpu);
 void softmig_graph_memory_stream_gone(struct softmig_gpu *gpu, CUstream stream);
 // cuda_pool.c: gives idle pool memory of this process on the GPU back to the driver (between enter and leave);
 void softmig_pools_trim(struct softmig_gpu *gpu);
+// is there any?
+bool softmig_pools_idle(struct softmig_gpu *gpu);
 // brings the charges of its pools up to date: did one change?
 bool softmig_pools_changed(struct softmig_gpu *gpu);
 // the primary context and its pools are gone (between enter and leave);

@@ -51,16 +51,21 @@ static struct pool *pool_of(const struct softmig_gpu *gpu)
 }
 
 // unknown: the answer where the driver does not say.
-static uint64_t reserved_bytes(const struct softmig_gpu *gpu, uint64_t unknown)
+static uint64_t attribute(const struct softmig_gpu *gpu, CUgraphMem_attribute which, uint64_t unknown)
 {
 	int mode = softmig_stream_relax();
 	cuuint64_t value = 0;
 
 	if (!SOFTMIG_HAS(cuDeviceGetGraphMemAttribute) ||
-	    DRIVER(cuDeviceGetGraphMemAttribute)(gpu->device, CU_GRAPH_MEM_ATTR_RESERVED_MEM_CURRENT, &value) != CUDA_SUCCESS)
+	    DRIVER(cuDeviceGetGraphMemAttribute)(gpu->device, which, &value) != CUDA_SUCCESS)
 		value = unknown;
 	softmig_stream_restore(mode);
 	return value;
+}
+
+static uint64_t reserved_bytes(const struct softmig_gpu *gpu, uint64_t unknown)
+{
+	return attribute(gpu, CU_GRAPH_MEM_ATTR_RESERVED_MEM_CURRENT, unknown);
 }
 
 static void lock(struct pool *pool)
@@ -112,6 +117,13 @@ static CUresult trim(struct softmig_gpu *gpu, struct pool *pool)
 		trimmed(pool, now);
 	charge(gpu, pool, now, 0);
 	return result;
+}
+
+bool softmig_graph_memory_idle(struct softmig_gpu *gpu)
+{
+	struct pool *pool = atomic_load(&any) ? pool_of(gpu) : NULL;
+
+	return pool != NULL && attribute(gpu, CU_GRAPH_MEM_ATTR_RESERVED_MEM_CURRENT, 0) > attribute(gpu, CU_GRAPH_MEM_ATTR_USED_MEM_CURRENT, 0);
 }
 
 // Launches under way that rely on the pool are left alone: what is refused because of it is as much theirs.

@@ -18,6 +18,9 @@
 #define WAIT_RUNNABLE_NS 1000000000ull // for one whose owner would run if the machine let it
 #define SWEEP_EVERY_NS 200000ull
 #define USED_SWEEP_EVERY_NS 10000000ull
+#define GIVING_MOST_NS 1000000000ull
+#define GIVING_UNIT_SHIFT 10
+_Static_assert(SOFTMIG_MAX_GPUS == 16, "the word of who gives back has 16 bits for them");
 
 struct request {
 	const struct softmig_ledger *ledger;
@@ -355,6 +358,41 @@ void softmig_ledger_release(struct softmig_ledger *ledger, int gpu, enum softmig
 	STEP();
 	subtract_clamped(figure_of(&slot->use[gpu], kind), bytes);
 	STEP();
+}
+
+// In the unit of the word that says so.
+static uint64_t giving_clock(void)
+{
+	return softmig_ledger_clock_ns(CLOCK_MONOTONIC) >> GIVING_UNIT_SHIFT & UINT64_MAX >> SOFTMIG_MAX_GPUS;
+}
+
+void softmig_ledger_gives_back(struct softmig_ledger *ledger, int gpu, bool begins)
+{
+	struct softmig_ledger_slot *slot = is_valid_gpu(ledger, gpu) ? ledger_self(ledger) : NULL;
+	uint64_t bit = 1ull << gpu % SOFTMIG_MAX_GPUS, mask = (1ull << SOFTMIG_MAX_GPUS) - 1;
+	if (slot == NULL)
+		return;
+	uint64_t word = atomic_load(&slot->giving), next;
+	do
+		next = begins ? giving_clock() << SOFTMIG_MAX_GPUS | (word & mask) | bit : word & ~bit;
+	while (!atomic_compare_exchange_weak(&slot->giving, &word, next)); // seq_cst: before what is given back, and after it is told
+}
+
+bool softmig_ledger_others_give_back(struct softmig_ledger *ledger, int gpu)
+{
+	struct softmig_ledger_slot *self = is_valid_gpu(ledger, gpu) ? ledger_self(ledger) : NULL;
+	uint64_t now = giving_clock();
+	if (self == NULL)
+		return false;
+	uint32_t count = ledger_mark(atomic_load(&ledger->file->mark));
+	for (uint32_t i = 0; i < count; i++) {
+		struct softmig_ledger_slot *slot = &ledger->file->slot[i];
+		uint64_t word = atomic_load(&slot->giving), since = word >> SOFTMIG_MAX_GPUS;
+		if ((word >> gpu & 1) && slot != self && since <= now && now - since < GIVING_MOST_NS >> GIVING_UNIT_SHIFT &&
+		    owner_state(atomic_load(&slot->owner)) == OWNER_OWNED)
+			return true;
+	}
+	return false;
 }
 
 bool softmig_ledger_swap_overhead(struct softmig_ledger *ledger, int gpu, uint64_t expected_bytes, uint64_t bytes)

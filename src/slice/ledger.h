@@ -54,7 +54,8 @@ struct softmig_ledger_slot {
 	_Atomic uint64_t claimed_ns; // CLOCK_BOOTTIME
 	_Atomic uint64_t image;      // hash of its auxiliary vector, which others can read: another one after exec, save by accident
 	_Atomic uint64_t random;     // of the kernel's random bytes, which others cannot read: certainly another one after exec
-	uint64_t reserved[3];
+	_Atomic uint64_t giving;     // low 16 bits: on these GPUs it is giving back; above: since when, CLOCK_MONOTONIC in 2^10 ns
+	uint64_t reserved[2];
 	struct softmig_ledger_use use[SOFTMIG_MAX_GPUS];
 };
 
@@ -138,6 +139,12 @@ bool softmig_ledger_reserve(struct softmig_ledger *ledger, int gpu, enum softmig
 void softmig_ledger_count_refusal(struct softmig_ledger *ledger, int gpu);
 // Gives back what was granted. Never lets a figure fall below zero.
 void softmig_ledger_release(struct softmig_ledger *ledger, int gpu, enum softmig_ledger_kind kind, uint64_t bytes);
+// This process begins or ends to give back what is still charged to it, and to find out how much that was. Begins before anything is free,
+// and ends when the ledger says so. One thread at a time for each GPU.
+void softmig_ledger_gives_back(struct softmig_ledger *ledger, int gpu, bool begins);
+// Do other processes? Who asks, and then looks, finds what those had given back who no longer do. Whoever began more than a second ago is not
+// waited for.
+bool softmig_ledger_others_give_back(struct softmig_ledger *ledger, int gpu);
 // Cover for one allocation that may turn out to take memory. Ask before the driver's call: first for what was kept, which costs no look
 // (and minds no change of the limit since: mind it when the cover is spent), else anew, if it fits as things are. NULL: not to be had,
 // or another thread has it. After the call, with what was answered: keep it, if the allocation took nothing; spend it, if it

@@ -51,6 +51,7 @@ static bool take(struct softmig_ledger_slot *slot, const struct viewer *viewer, 
 	atomic_store_explicit(&slot->claimed_ns, 0, memory_order_relaxed);
 	atomic_store_explicit(&slot->image, 0, memory_order_relaxed);
 	atomic_store_explicit(&slot->random, 0, memory_order_relaxed);
+	atomic_store_explicit(&slot->giving, 0, memory_order_relaxed);
 	for (int i = 0; i < SOFTMIG_MAX_GPUS; i++) {
 		struct softmig_ledger_use *use = &slot->use[i];
 		atomic_store_explicit(&use->tracked_bytes, 0, memory_order_relaxed);

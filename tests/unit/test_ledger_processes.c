@@ -306,6 +306,41 @@ static void a_process_that_execed_something_else_is_found_out(void **state)
 	softmig_ledger_close(&ledger);
 }
 
+static void give_back_on_gpus_2_and_3(struct softmig_ledger *ledger)
+{
+	for (int gpu = 2; gpu < 5; gpu++)
+		softmig_ledger_gives_back(ledger, gpu, true);
+	softmig_ledger_gives_back(ledger, 4, false);
+}
+
+static void who_gives_back_is_known_to_others_for_a_second_at_most_and_while_it_lives(void **state)
+{
+	(void)state;
+	struct softmig_ledger ledger = open_ledger();
+	uint64_t now_word = (now_ns() >> 10) << 16, second_word = (1000000000ull >> 10) << 16;
+	softmig_ledger_gives_back(&ledger, 1, true);
+	for (int gpu = 0; gpu < SOFTMIG_MAX_GPUS; gpu++)
+		assert_false(softmig_ledger_others_give_back(&ledger, gpu)); // oneself is no other
+	pid_t pid = start_child(&ledger, give_back_on_gpus_2_and_3);
+	for (int gpu = 0; gpu < SOFTMIG_MAX_GPUS; gpu++)
+		assert_int_equal(softmig_ledger_others_give_back(&ledger, gpu), gpu == 2 || gpu == 3);
+	assert_false(softmig_ledger_others_give_back(&ledger, -1));
+	assert_false(softmig_ledger_others_give_back(&ledger, SOFTMIG_MAX_GPUS));
+	_Atomic uint64_t *word = &ledger.file->slot[1].giving;
+	assert_true(atomic_load(word) >= now_word);
+	atomic_store(word, (now_word - second_word) | 4);
+	assert_false(softmig_ledger_others_give_back(&ledger, 2));
+	atomic_store(word, (now_word + 10 * second_word) | 4); // nonsense
+	assert_false(softmig_ledger_others_give_back(&ledger, 2));
+	atomic_store(word, (now_word - second_word / 2) | 4);
+	assert_true(softmig_ledger_others_give_back(&ledger, 2));
+	end_child(pid);
+	softmig_ledger_reclaim(&ledger);
+	assert_false(softmig_ledger_others_give_back(&ledger, 2));
+	assert_int_equal(atomic_load(word), 0);
+	softmig_ledger_close(&ledger);
+}
+
 static void announce_for_ever(struct softmig_ledger *ledger)
 {
 	struct softmig_ledger_slot *slot = softmig_ledger_self(ledger); // as if it stopped between look and grant
@@ -572,6 +607,7 @@ int main(int argc, char **argv)
 		TEST(spawned_and_vforked_children_do_not_touch_the_parents_slot),
 		TEST(after_exec_the_former_selfs_slot_is_emptied),
 		TEST(a_process_that_execed_something_else_is_found_out),
+		TEST(who_gives_back_is_known_to_others_for_a_second_at_most_and_while_it_lives),
 		TEST(a_stopped_announcer_costs_a_bounded_wait_and_only_what_it_announced),
 		TEST(an_announcer_killed_before_its_grant_blocks_nobody),
 		TEST(sixty_four_processes_starting_at_once_share_one_file),
