@@ -63,9 +63,9 @@ static void withdraw(struct softmig_gpu *gpu, uint64_t bytes)
 	struct local *local = &locals[gpu->ledger];
 	uint64_t promised = atomic_load(&local->promised);
 
+	softmig_gpu_enter(gpu); // first: who settles takes what is not promised any more for free
 	while (!atomic_compare_exchange_weak(&local->promised, &promised, promised > bytes ? promised - bytes : 0))
 		;
-	softmig_gpu_enter(gpu);
 	softmig_uncharge(gpu, SOFTMIG_LEDGER_OVERHEAD, promised < bytes ? promised : bytes);
 	softmig_gpu_leave(gpu);
 }

@@ -300,21 +300,20 @@ static enum outcome compare(struct softmig_gpu *gpu, bool last, struct figures *
 	return SETTLED;
 }
 
-// Never quiet: raises only, apart from this thread's own reservation, and looks again soon.
+// Never quiet: raises only, and looks again soon. What other threads' calls reserved and the driver has not taken yet hides what NVML shows for
+// this thread's, so reserved_bytes stay charged until they can be measured.
 static void raise_overhead(struct softmig_gpu *gpu, uint64_t least, uint64_t reserved_bytes)
 {
 	uint64_t again = coarse_now_ns() + SETTLE_AGAIN_NS, now, charged;
 
 	atomic_store_explicit(&gpu->settle_due_ns, again, memory_order_relaxed);
-	if (atomic_load(&gpu->unsettled_bytes) != 0) {
+	if (atomic_fetch_add(&gpu->unsettled_bytes, reserved_bytes) + reserved_bytes != 0) {
 		atomic_store_explicit(&gpu->settle_again_ns, again, memory_order_relaxed);
 		atomic_store_explicit(&gpu->settle_wanted, true, memory_order_relaxed);
 	}
 	do {
 		now = softmig_gpu_overhead_bytes(gpu);
-		uint64_t without = now > reserved_bytes ? now - reserved_bytes : 0;
-		uint64_t most = least + headroom_wanted(gpu), kept_bytes = without > most ? without : most;
-		charged = now < least ? least : now > kept_bytes ? kept_bytes : now;
+		charged = now < least ? least : now;
 	} while (!softmig_ledger_swap_overhead(softmig_ledger_now(), gpu->ledger, now, charged));
 	if (now < least)
 		tell_if_above(gpu, least - now);
@@ -330,7 +329,7 @@ static uint64_t settle(struct softmig_gpu *gpu, uint64_t reserved_bytes, bool re
 
 	// Others are kept waiting only where something may be there that is not known yet.
 	for (int attempt = 0; attempt < ATTEMPTS && outcome == MOVED && drained; attempt++) {
-		bool gave = atomic_load(&gpu->unsettled_bytes) != 0;
+		bool gave = reserved_bytes != 0 || atomic_load(&gpu->unsettled_bytes) != 0;
 		bool wanted = (refusing || gave) && (attempt > 0 || (atomic_load(&gpu->activity) & CALLS) != 0);
 		bool held = wanted && hold(gpu, 0, refusing && gave ? DRAIN_REFUSAL_NS : DRAIN_NS);
 		drained = held || !wanted;

@@ -54,6 +54,10 @@ at_once() {
 	at_once beside_a_slow_release
 }
 
+@test "what a larger stack took stays charged while another thread's release is under way" {
+	at_once a_stack_beside_a_slow_release
+}
+
 @test "what one process has given back is there for another" {
 	at_once processes_plain
 }

@@ -282,6 +282,26 @@ static void beside_a_slow_release(void)
 	OK(CU(cuMemFree_v2)(all));
 }
 
+// What another thread's call has charged and the driver does not hold (any more) hides what this thread's call made the driver take.
+static void a_stack_beside_a_slow_release(void)
+{
+	pthread_t thread;
+	shared_context = use_device(0);
+	OK(CU(cuMemAlloc_v2)(&freed_late, 64 * MIB));
+	uint64_t full = outside_bytes(0);
+	simulate("free:late:300");
+	pthread_create(&thread, NULL, free_it, NULL);
+	while (outside_bytes(0) == full)
+		;
+	uint64_t less = outside_bytes(0);
+	OK(CU(cuCtxSetLimit)(CU_LIMIT_STACK_SIZE, 1024 + 64));
+	EXPECT(outside_bytes(0) > less, 1);
+	pthread_join(thread, NULL);
+	EXPECT(slice_bytes() >= outside_bytes(0), 1);
+	simulate("");
+	agrees();
+}
+
 static void beside_reservations(void)
 {
 	static void *(*const work[WORKERS])(void *) = {warm_pairs, warm_pairs, warm_pairs, warm_pairs, warm_pairs};
@@ -377,6 +397,7 @@ int main(int argc, char **argv)
 	                                    {"beside_busy_threads", beside_busy_threads},
 	                                    {"beside_reservations", beside_reservations},
 	                                    {"beside_a_slow_release", beside_a_slow_release},
+	                                    {"a_stack_beside_a_slow_release", a_stack_beside_a_slow_release},
 	                                    {"processes_plain", processes_plain},
 	                                    {"processes_stream_ordered", processes_stream_ordered},
 	                                    {NULL, NULL}};
