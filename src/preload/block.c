@@ -33,6 +33,7 @@ struct table {
 	struct block *blocks;
 	struct block *last; // looked for last
 	union bitmap *spare;
+	_Atomic bool exported; // see softmig_block_exported
 };
 
 static struct softmig_private private_table;
@@ -237,6 +238,19 @@ __attribute__((hot)) enum softmig_block softmig_block_leave(uint64_t pointer, in
 	}
 	unlock(table);
 	return told;
+}
+
+void softmig_block_exported(void)
+{
+	struct table *table = table_get();
+	if (table != NULL)
+		atomic_store(&table->exported, true);
+}
+
+bool softmig_block_is_exported(void)
+{
+	struct table *table = table_get();
+	return table != NULL && atomic_load_explicit(&table->exported, memory_order_relaxed);
 }
 
 unsigned softmig_block_forget(int gpu, uint64_t context)

@@ -22,6 +22,9 @@ enum softmig_block {
 enum softmig_block softmig_block_join(uint64_t pointer);
 // An allocation at pointer, whose block is made known if it is not (ENDS: it was not). NONE: no memory for it.
 enum softmig_block softmig_block_make(uint64_t pointer, int gpu, uint64_t context);
+// Some small allocation of this process has been exported. From then on, may any block be held by others?
+void softmig_block_exported(void);
+bool softmig_block_is_exported(void);
 // Is pointer an allocation in a block?
 bool softmig_block_has(uint64_t pointer);
 // The allocation at pointer was freed. *gpu: where its block lies. NONE: it is none of a block's.

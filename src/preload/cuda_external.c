@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Memory of other interfaces (Vulkan, NvSci). It exists before it is imported, and whether this process is charged for it is the
-// driver's to tell. Owns: that it is asked.
+// driver's to tell, and may be told when another process lets go of it. Owns: that it is asked.
 #include "preload/gpu.h"
 #include "preload/hook.h"
+#include "preload/sharing.h"
 
 static CUresult settled(CUresult result)
 {
@@ -14,10 +15,17 @@ static CUresult settled(CUresult result)
 
 CUresult hook_cuImportExternalMemory(CUexternalMemory *extMem_out, const CUDA_EXTERNAL_MEMORY_HANDLE_DESC *memHandleDesc)
 {
-	return settled(DRIVER(cuImportExternalMemory)(extMem_out, memHandleDesc));
+	softmig_import_begins();
+	CUresult result = DRIVER(cuImportExternalMemory)(extMem_out, memHandleDesc);
+	if (result != CUDA_SUCCESS)
+		softmig_import_ended();
+	return settled(result);
 }
 
 CUresult hook_cuDestroyExternalMemory(CUexternalMemory extMem)
 {
-	return settled(DRIVER(cuDestroyExternalMemory)(extMem));
+	CUresult result = DRIVER(cuDestroyExternalMemory)(extMem);
+	if (result == CUDA_SUCCESS)
+		softmig_import_ended();
+	return settled(result);
 }

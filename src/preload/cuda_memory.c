@@ -12,6 +12,7 @@
 #include "preload/block.h"
 #include "preload/gpu.h"
 #include "preload/hook.h"
+#include "preload/sharing.h"
 #include "preload/mode.h"
 #include "preload/track.h"
 
@@ -37,6 +38,8 @@ static uint64_t charge_of(uint64_t bytes)
 // A block of the GPU has come to an end in the driver. It may still hold small arrays.
 static void block_ended(struct softmig_gpu *gpu, bool certain)
 {
+	if (softmig_block_is_exported())
+		softmig_pass_on(gpu, SOFTMIG_GRANULE_BYTES, 0);
 	if (!certain || atomic_load_explicit(&gpu->shares_blocks, memory_order_relaxed))
 		softmig_uncharge_measured(gpu, SOFTMIG_GRANULE_BYTES);
 	else

@@ -10,6 +10,7 @@
 #include "preload/meter.h"
 #include "preload/mode.h"
 #include "preload/private.h"
+#include "preload/sharing.h"
 #include "preload/stream.h"
 #include "slice/log.h"
 
@@ -18,12 +19,14 @@
 // What is free in a pool lies in pieces, the more so after whole chunks were given back; a try that makes the pool grow stands above the
 // limit until it is undone (with half of the free memory the fight saw 200 MiB for an instant, with a sixteenth nothing).
 enum { FREE_WHOLE = 2, FREE_IN_PIECES = 16 };
+#define ALL_BYTES (1ull << 55)
 enum { MAX_POOLS = 1024, NOT_OURS = -1 };
 
 struct pool {
 	_Atomic(CUmemoryPool) handle; // NULL: free
 	_Atomic int32_t gpu;          // ledger's index; NOT_OURS: host memory, or another process's
 	_Atomic bool unseen;          // managed memory, which NVML does not count
+	_Atomic bool exported;        // others may hold what it has when this process ends
 	_Atomic uint64_t charged_bytes;
 	_Atomic int lock; // for asking the driver about the pool and settling its charge as one step; while it is held, the pool exists
 };
@@ -80,6 +83,7 @@ static struct pool *enlist(struct pools *pools, CUmemoryPool handle, int gpu, bo
 		found = &pools->pool[i];
 		atomic_store(&found->gpu, gpu);
 		atomic_store(&found->unseen, unseen);
+		atomic_store(&found->exported, false);
 		atomic_store_explicit(&found->handle, handle, memory_order_release); // last: whoever finds it finds the rest
 		if (atomic_load(&pools->used) < i + 1)
 			atomic_store_explicit(&pools->used, i + 1, memory_order_release);
@@ -471,13 +475,27 @@ CUresult hook_cuMemGetMemPool(CUmemoryPool *pool, CUmemLocation *location, CUmem
 	return known(DRIVER(cuMemGetMemPool)(pool, location, type), pool, location, type);
 }
 
-// Imported: the memory is the exporter's, who is charged for it.
+// Whoever imports from it frees first, so nothing of it is left to others but by the end of the process: all that the pool will ever have.
+CUresult hook_cuMemPoolExportToShareableHandle(void *handle_out, CUmemoryPool pool, CUmemAllocationHandleType handleType, unsigned long long flags)
+{
+	CUresult result = DRIVER(cuMemPoolExportToShareableHandle)(handle_out, pool, handleType, flags);
+	struct pool *entry = result == CUDA_SUCCESS ? find(all(), pool) : NULL;
+
+	if (entry != NULL && !atomic_exchange(&entry->exported, true))
+		softmig_exported(ALL_BYTES);
+	return result;
+}
+
+// Imported: the memory is the exporter's, who is charged for it, as long as it has it.
 CUresult hook_cuMemPoolImportFromShareableHandle(CUmemoryPool *pool_out, void *handle, CUmemAllocationHandleType handleType,
                                                  unsigned long long flags)
 {
+	softmig_import_begins(); // and never ended: what was imported of it is not followed
 	CUresult result = DRIVER(cuMemPoolImportFromShareableHandle)(pool_out, handle, handleType, flags);
 	if (result == CUDA_SUCCESS)
 		enlist(all(), *pool_out, NOT_OURS, false);
+	else
+		softmig_import_ended();
 	return result;
 }
 

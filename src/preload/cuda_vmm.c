@@ -12,13 +12,17 @@
 #include "preload/gpu.h"
 #include "preload/hook.h"
 #include "preload/private.h"
+#include "preload/sharing.h"
 #include "preload/track.h"
 
 // In an ALLOCATION's more.
 enum {
 	IMPORTED = 1,  // not charged here; but what it holds may be this process's own
 	ELSEWHERE = 2, // may be held by what is not seen here
+	EXPORTED = 4,  // by other processes, too: since when stands above these, in SINCE_NS
+	SINCE_SHIFT = 8,
 };
+#define SINCE_NS (1ull << 20)
 
 static _Atomic uint64_t last_allocation;
 
@@ -26,6 +30,9 @@ static _Atomic uint64_t last_allocation;
 struct ended {
 	uint32_t gpus; // one bit each
 	uint64_t bytes[SOFTMIG_MAX_GPUS];
+	uint64_t exported_bytes[SOFTMIG_MAX_GPUS];
+	uint64_t since_ns; // the first of these was exported
+	int imports;
 };
 
 _Static_assert(SOFTMIG_MAX_GPUS <= 32, "one bit each");
@@ -40,6 +47,12 @@ static void let_go(uint64_t allocation, struct ended *ended)
 	if (entry.more & (IMPORTED | ELSEWHERE)) {
 		ended->gpus |= 1u << entry.gpu;
 		ended->bytes[entry.gpu] += entry.bytes;
+		ended->imports += (entry.more & IMPORTED) != 0;
+		if (entry.more & EXPORTED) {
+			uint64_t since_ns = (entry.more >> SINCE_SHIFT) * SINCE_NS;
+			ended->since_ns = ended->exported_bytes[entry.gpu] != 0 && ended->since_ns < since_ns ? ended->since_ns : since_ns;
+			ended->exported_bytes[entry.gpu] += entry.bytes;
+		}
 	} else {
 		softmig_uncharge(softmig_gpu_by_index(entry.gpu), SOFTMIG_LEDGER_TRACKED, entry.bytes);
 	}
@@ -47,9 +60,14 @@ static void let_go(uint64_t allocation, struct ended *ended)
 
 static void finish(const struct ended *ended)
 {
-	for (int i = 0; i < SOFTMIG_MAX_GPUS; i++)
+	for (int i = 0; i < ended->imports; i++)
+		softmig_import_ended();
+	for (int i = 0; i < SOFTMIG_MAX_GPUS; i++) {
+		if (ended->exported_bytes[i] != 0)
+			softmig_export_ended(softmig_gpu_by_index(i), ended->exported_bytes[i], ended->since_ns);
 		if (ended->gpus & 1u << i)
 			softmig_hand_over(softmig_gpu_by_index(i), ended->bytes[i]);
+	}
 }
 
 // A new allocation, held by a handle. False: no memory to record it in.
@@ -133,22 +151,29 @@ CUresult hook_cuMemRelease(CUmemGenericAllocationHandle handle)
 // process, if it has imported its own.
 CUresult hook_cuMemImportFromShareableHandle(CUmemGenericAllocationHandle *handle, void *osHandle, CUmemAllocationHandleType shHandleType)
 {
+	softmig_import_begins();
 	CUresult result = DRIVER(cuMemImportFromShareableHandle)(handle, osHandle, shHandleType);
 	CUmemAllocationProp prop;
 	struct softmig_track_entry held;
 	struct ended ended = {0};
 
-	if (result != CUDA_SUCCESS || !SOFTMIG_HAS(cuMemGetAllocationPropertiesFromHandle) ||
-	    DRIVER(cuMemGetAllocationPropertiesFromHandle)(&prop, *handle) != CUDA_SUCCESS)
+	if (result != CUDA_SUCCESS) {
+		softmig_import_ended();
 		return result;
+	}
+	if (!SOFTMIG_HAS(cuMemGetAllocationPropertiesFromHandle) || DRIVER(cuMemGetAllocationPropertiesFromHandle)(&prop, *handle) != CUDA_SUCCESS)
+		return result; // held from now on, as far as is known
 	// A driver that answers with a handle that is held already means that one.
 	if (softmig_track_adjust(SOFTMIG_TRACK_HANDLE, *handle, 1, 0, &held)) {
 		softmig_track_adjust(SOFTMIG_TRACK_ALLOCATION, held.more, 1, 0, &held);
+		softmig_import_ended();
 		return result;
 	}
 	struct softmig_gpu *gpu = gpu_of_location(&prop.location);
 	if (gpu != NULL)
 		record(gpu, *handle, 0, IMPORTED, &ended);
+	else
+		softmig_import_ended(); // host memory
 	finish(&ended);
 	return result;
 }
@@ -161,12 +186,24 @@ static void held_elsewhere(CUmemGenericAllocationHandle handle)
 		softmig_track_adjust(SOFTMIG_TRACK_ALLOCATION, entry.more, 0, ELSEWHERE, &entry);
 }
 
+static void exported(CUmemGenericAllocationHandle handle)
+{
+	struct softmig_track_entry entry, allocation;
+
+	held_elsewhere(handle);
+	if (softmig_track_find(SOFTMIG_TRACK_HANDLE, handle, &entry) && softmig_track_find(SOFTMIG_TRACK_ALLOCATION, entry.more, &allocation) &&
+	    !(allocation.more & (EXPORTED | IMPORTED))) {
+		softmig_exported(allocation.bytes);
+		softmig_track_adjust(SOFTMIG_TRACK_ALLOCATION, entry.more, 0, EXPORTED | softmig_sharing_clock_ns() / SINCE_NS << SINCE_SHIFT, &allocation);
+	}
+}
+
 CUresult hook_cuMemExportToShareableHandle(void *shareableHandle, CUmemGenericAllocationHandle handle,
                                            CUmemAllocationHandleType handleType, unsigned long long flags)
 {
 	CUresult result = DRIVER(cuMemExportToShareableHandle)(shareableHandle, handle, handleType, flags);
 	if (result == CUDA_SUCCESS)
-		held_elsewhere(handle);
+		exported(handle);
 	return result;
 }
 

@@ -10,6 +10,7 @@
 #include "preload/mode.h"
 #include "preload/oom_killer.h"
 #include "preload/private.h"
+#include "preload/sharing.h"
 #include "slice/log.h"
 #include "slice/sys.h"
 
@@ -316,6 +317,8 @@ void softmig_uncharge_entry(const struct softmig_track_entry *entry)
 	}
 	if (entry->unseen)
 		atomic_fetch_sub(&gpu->unseen_bytes, entry->bytes);
+	if (entry->kind == SOFTMIG_TRACK_POINTER && entry->count != 0)
+		softmig_export_ended(gpu, entry->bytes, 0);
 	softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, entry->bytes);
 }
 

@@ -379,6 +379,12 @@ void softmig_settle_if_due(struct softmig_gpu *gpu)
 {
 	uint64_t now = coarse_now_ns(), due = atomic_load_explicit(&gpu->settle_due_ns, memory_order_relaxed);
 
+	if (__builtin_expect(softmig_ledger_inherited(softmig_ledger_now(), gpu->ledger), 0)) {
+		// Perhaps it is another's: others shall not be refused for longer than need be.
+		atomic_fetch_add(&gpu->unsettled_bytes, SOFTMIG_GRANULE_BYTES);
+		softmig_settle(gpu);
+		return;
+	}
 	if (now >= due && atomic_compare_exchange_strong_explicit(&gpu->settle_due_ns, &due, now + SETTLE_EVERY_NS,
 	                                                          memory_order_relaxed, memory_order_relaxed))
 		softmig_settle(gpu);

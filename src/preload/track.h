@@ -10,7 +10,7 @@
 enum softmig_track_kind {
 	SOFTMIG_TRACK_FREE, // an empty place in the table
 	SOFTMIG_TRACK_GONE,
-	SOFTMIG_TRACK_POINTER, // key: device pointer, small allocations apart (block.h); small managed ones: bytes 0, more: their MANAGED_BLOCK
+	SOFTMIG_TRACK_POINTER, // key: device pointer, small allocations apart (block.h); count: how often it was exported; small managed ones: bytes 0, more: their MANAGED_BLOCK
 	SOFTMIG_TRACK_ARRAY,   // key: handle; bytes 0: it lies in blocks that only NVML knows
 	SOFTMIG_TRACK_MIPMAP,
 	SOFTMIG_TRACK_HANDLE,     // key: CUmemGenericAllocationHandle; count: references; bytes 0; more: the allocation

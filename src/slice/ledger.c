@@ -20,6 +20,7 @@
 #define USED_SWEEP_EVERY_NS 10000000ull
 #define GIVING_MOST_NS 1000000000ull
 #define GIVING_UNIT_SHIFT 10
+#define LOOKS 64 // as long as others keep claiming slots and passing on
 _Static_assert(SOFTMIG_MAX_GPUS == 16, "the word of who gives back has 16 bits for them");
 
 struct request {
@@ -46,8 +47,8 @@ static _Atomic uint64_t *figure_of(struct softmig_ledger_use *use, enum softmig_
 	return kind == SOFTMIG_LEDGER_TRACKED ? &use->tracked_bytes : &use->overhead_bytes;
 }
 
-// Sums the owned slots. closely: also the fingerprint, and whether a waiter older than began_ns announces.
-static inline __attribute__((always_inline)) void look(const struct request *request, bool closely, uint64_t began_ns, struct view *view)
+// See look(). Returns the mark as it was at the beginning.
+static inline __attribute__((always_inline)) uint64_t look_once(const struct request *request, bool closely, uint64_t began_ns, struct view *view)
 {
 	struct softmig_ledger_file *file = request->ledger->file;
 	int gpu = request->gpu;
@@ -56,11 +57,12 @@ static inline __attribute__((always_inline)) void look(const struct request *req
 
 	// After our announcement: who claims a slot raises the mark before announcing, so a request that does not see us
 	// has raised the mark that we load here. A mark below our own slot was scribbled on.
-	uint32_t count = ledger_mark(atomic_load_explicit(&file->mark, memory_order_seq_cst));
-	if (UNLIKELY(count <= request->index) && request->use != NULL) {
+	uint64_t mark = atomic_load_explicit(&file->mark, memory_order_seq_cst);
+	if (UNLIKELY(ledger_mark(mark) <= request->index) && request->use != NULL) {
 		softmig_ledger_raise_mark(file, request->index);
-		count = ledger_mark(atomic_load_explicit(&file->mark, memory_order_seq_cst));
+		mark = atomic_load_explicit(&file->mark, memory_order_seq_cst);
 	}
+	uint32_t count = ledger_mark(mark);
 	for (uint32_t i = 0; i < count; i++) {
 		struct softmig_ledger_slot *slot = &file->slot[i];
 		struct softmig_ledger_use *use = &slot->use[gpu];
@@ -100,6 +102,17 @@ static inline __attribute__((always_inline)) void look(const struct request *req
 	view->in_use_bytes = in_use;
 	view->print = print;
 	view->older = older;
+	return mark;
+}
+
+// Sums the owned slots. closely: also the fingerprint, and whether a waiter older than began_ns announces. What is passed on from a slot to another
+// meanwhile may be missed in both: then the mark has been raised, and it is summed again.
+static inline __attribute__((always_inline)) void look(const struct request *request, bool closely, uint64_t began_ns, struct view *view)
+{
+	_Atomic uint64_t *mark = &request->ledger->file->mark;
+	for (int attempt = 0; attempt < LOOKS; attempt++)
+		if (LIKELY(look_once(request, closely, began_ns, view) >> 32 == atomic_load_explicit(mark, memory_order_seq_cst) >> 32))
+			return;
 }
 
 static void announce(const struct request *request)

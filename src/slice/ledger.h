@@ -18,7 +18,10 @@
 //   free -> busy (one process, named in the word, holds it and zeroes it) -> owned -> busy (another found the owner dead) -> free.
 // Only owned slots count. A holder that dies while busy is found dead like any other and its slot taken over.
 //
-// Files: ledger.c admission, ledger_slot.c slots, ledger_alive.c who lives, ledger_file.c the file and its readers.
+// What dies with a slot may live on in another process, which had opened it. So whoever discards the slot, or a process that lets go of such memory,
+// first charges it to all that may hold it (pass on), as overhead, until they have compared it with NVML's figure.
+//
+// Files: ledger.c admission, ledger_slot.c slots, ledger_heirs.c what is passed on, ledger_alive.c who lives, ledger_file.c the file and its readers.
 #ifndef SOFTMIG_SLICE_LEDGER_H
 #define SOFTMIG_SLICE_LEDGER_H
 #include <stdatomic.h>
@@ -33,7 +36,8 @@
 #define SOFTMIG_LEDGER_VERSION 1u
 #define SOFTMIG_LEDGER_SLOTS 1024
 
-// A process's use of one GPU, one cache line. Written by its owner's threads only (and zeroed by whoever reclaims the slot).
+// A process's use of one GPU, one cache line. Written by its owner's threads only, zeroed by whoever reclaims the slot; but to the overhead others
+// may add (softmig_ledger_pass_on).
 struct softmig_ledger_use {
 	_Atomic uint64_t tracked_bytes;  // what the hooks saw the driver hand out
 	_Atomic uint64_t overhead_bytes; // contexts, modules, slack: the driver's own figure less tracked, or the measured cost
@@ -55,7 +59,8 @@ struct softmig_ledger_slot {
 	_Atomic uint64_t image;      // hash of its auxiliary vector, which others can read: another one after exec, save by accident
 	_Atomic uint64_t random;     // of the kernel's random bytes, which others cannot read: certainly another one after exec
 	_Atomic uint64_t giving;     // low 16 bits: on these GPUs it is giving back; above: since when, CLOCK_MONOTONIC in 2^10 ns
-	uint64_t reserved[2];
+	_Atomic uint64_t exported_bytes; // what others may have opened of what it holds: too much rather than too little
+	_Atomic uint64_t imports;        // low 16 bits: on these GPUs something was passed on to it; above: when it imported last, CLOCK_MONOTONIC; 0: holds none
 	struct softmig_ledger_use use[SOFTMIG_MAX_GPUS];
 };
 
@@ -145,6 +150,15 @@ void softmig_ledger_gives_back(struct softmig_ledger *ledger, int gpu, bool begi
 // Do other processes? Who asks, and then looks, finds what those had given back who no longer do. Whoever began more than a second ago is not
 // waited for.
 bool softmig_ledger_others_give_back(struct softmig_ledger *ledger, int gpu);
+// This process has exported so much that it holds: others may hold it open when this one has ended. Or that is not so any more.
+void softmig_ledger_export(struct softmig_ledger *ledger, uint64_t bytes, bool begins);
+// It holds memory of others open from now on, or does not any more. Begins before it has any. One thread at a time.
+void softmig_ledger_import(struct softmig_ledger *ledger, bool holds);
+// It has let go of so much that it had exported at since_ns or later (CLOCK_MONOTONIC; 0: at any time) and that is still charged to it: charges it to
+// all that may hold it open as well. Then it is for each of them to find out.
+void softmig_ledger_pass_on(struct softmig_ledger *ledger, int gpu, uint64_t bytes, uint64_t since_ns);
+// Has something been passed on to this process since it was asked last?
+bool softmig_ledger_inherited(struct softmig_ledger *ledger, int gpu);
 // Cover for one allocation that may turn out to take memory. Ask before the driver's call: first for what was kept, which costs no look
 // (and minds no change of the limit since: mind it when the cover is spent), else anew, if it fits as things are. NULL: not to be had,
 // or another thread has it. After the call, with what was answered: keep it, if the allocation took nothing; spend it, if it

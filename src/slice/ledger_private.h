@@ -109,7 +109,9 @@ static inline uint32_t ledger_mark(uint64_t mark)
 	uint32_t count = (uint32_t)mark;
 	return count < SOFTMIG_LEDGER_SLOTS ? count : SOFTMIG_LEDGER_SLOTS;
 }
-// Makes sure that others look at slot index.
+// ledger_heirs.c: what a dead process had exported is charged to those who may hold it. Before its slot is freed.
+void softmig_ledger_bequeath(struct softmig_ledger_file *file, struct softmig_ledger_slot *slot);
+// Makes sure that others look at slot index, and that who is summing begins anew.
 void softmig_ledger_raise_mark(struct softmig_ledger_file *file, uint32_t index);
 void softmig_ledger_discard_former_self(struct softmig_ledger_file *file);
 void softmig_ledger_leave(const struct softmig_ledger *ledger);

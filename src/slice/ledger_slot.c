@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Slots: claiming one's own, taking those of the dead. Owns: the owner word's life, the mark above which no slot is used.
-// Must never: change a figure of a slot that another living process owns, or leave a figure in a slot it frees.
+// Must never: change a figure of a slot that another living process owns (ledger_heirs.c adds to one), or leave a figure in a slot it frees.
 //
 // A taker writes its own name into the owner word (busy) before it zeroes, and its last step is one compare-and-swap, so of two takers
 // one wins, one that dies half-way is itself found dead, and a word judged long ago no longer matches: its generation has changed.
@@ -52,6 +52,8 @@ static bool take(struct softmig_ledger_slot *slot, const struct viewer *viewer, 
 	atomic_store_explicit(&slot->image, 0, memory_order_relaxed);
 	atomic_store_explicit(&slot->random, 0, memory_order_relaxed);
 	atomic_store_explicit(&slot->giving, 0, memory_order_relaxed);
+	atomic_store_explicit(&slot->exported_bytes, 0, memory_order_relaxed);
+	atomic_store_explicit(&slot->imports, 0, memory_order_relaxed);
 	for (int i = 0; i < SOFTMIG_MAX_GPUS; i++) {
 		struct softmig_ledger_use *use = &slot->use[i];
 		atomic_store_explicit(&use->tracked_bytes, 0, memory_order_relaxed);
@@ -68,9 +70,11 @@ static bool take(struct softmig_ledger_slot *slot, const struct viewer *viewer, 
 	return true;
 }
 
-static bool discard(struct softmig_ledger_slot *slot, const struct viewer *viewer, uint64_t judged)
+static bool discard(struct softmig_ledger_file *file, struct softmig_ledger_slot *slot, const struct viewer *viewer, uint64_t judged)
 {
 	uint64_t held;
+	if (owner_state(judged) == OWNER_OWNED)
+		softmig_ledger_bequeath(file, slot);
 	if (!take(slot, viewer, judged, &held))
 		return false;
 	bool freed = atomic_compare_exchange_strong(&slot->owner, &held, owner_word(OWNER_FREE, held, 0, 0));
@@ -125,7 +129,7 @@ static int sweep_deep(struct softmig_ledger_file *file, const struct viewer *vie
 		for (int i = 0; i < candidate_count; i++) // the words from before the judgement
 			for (int j = 0; j < found; j++)
 				if (dead[j] == candidates[i] && owner_state(words[i]) == OWNER_OWNED)
-					freed += discard(&file->slot[dead[j]], viewer, words[i]);
+					freed += discard(file, &file->slot[dead[j]], viewer, words[i]);
 	}
 	return freed;
 }
@@ -172,7 +176,7 @@ int softmig_ledger_sweep(const struct softmig_ledger *ledger, int gpu, enum swee
 		has_viewer = true;
 		enum fate fate = softmig_ledger_fate(&viewer, word, atomic_load_explicit(&slot->pid_ns, memory_order_relaxed));
 		if (fate == FATE_DEAD)
-			freed += discard(slot, &viewer, word);
+			freed += discard(file, slot, &viewer, word);
 		else if (which == SWEEP_REFUSAL && fate != FATE_UNKNOWN && viewer.proc_is_ours)
 			atomic_store_explicit(&ledger->mine->judged[i], judgement(word, now_ns), memory_order_relaxed);
 		else if (stuck != NULL && fate != FATE_ALIVE && owner_state(word) == OWNER_OWNED)
@@ -205,7 +209,7 @@ static void discard_former_self_as(struct softmig_ledger_file *file, const struc
 		uint64_t word = atomic_load(&slot->owner);
 		if (OWNER_IDENTITY(word) == identity && atomic_load(&slot->pid_ns) == viewer->pid_ns &&
 		    (atomic_load(&slot->random) != viewer->random || atomic_load(&slot->image) != viewer->image))
-			discard(slot, viewer, word);
+			discard(file, slot, viewer, word);
 	}
 }
 
@@ -297,7 +301,7 @@ static __attribute__((noinline)) struct softmig_ledger_slot *claim(struct softmi
 	if (!atomic_compare_exchange_strong(&mine->slot, &judged, word)) {
 		// Another thread was faster: its slot is the process's, ours is still empty.
 		if (OWNER_IDENTITY(owner) == atomic_load(&mine->identity))
-			discard(&file->slot[index], &viewer, owner);
+			discard(file, &file->slot[index], &viewer, owner);
 		index = index_of(ledger, judged);
 	}
 	return index < 0 ? NULL : &file->slot[index];
@@ -325,7 +329,7 @@ void softmig_ledger_leave(const struct softmig_ledger *ledger)
 	struct viewer viewer;
 	softmig_ledger_viewer(&viewer);
 	struct softmig_ledger_slot *slot = &ledger->file->slot[index];
-	discard(slot, &viewer, atomic_load(&slot->owner));
+	discard(ledger->file, slot, &viewer, atomic_load(&slot->owner));
 	atomic_store(&ledger->mine->slot, 0);
 	lower_mark(ledger->file);
 }

@@ -13,6 +13,14 @@ load gpu_slice
 	in_slice 4G ipc allocation
 }
 
+@test "memory whose maker has died stays charged while another process has it open" {
+	in_slice 4G ipc outlive
+}
+
+@test "an allocation that its exporter has released stays charged while another process has it mapped" {
+	in_slice 4G ipc keep
+}
+
 @test "a pool that is imported is charged once, with its exporter" {
 	in_slice 4G ipc pool
 }

@@ -269,10 +269,10 @@ static void a_reclaimer_that_was_stopped_cannot_touch_a_slot_claimed_anew(void *
 	softmig_ledger_viewer(&viewer);
 	struct softmig_ledger_slot *slot = &ledger.file->slot[0];
 	uint64_t judged = atomic_load(&slot->owner); // dead, says the first reclaimer, and is stopped here
-	assert_true(discard(slot, &viewer, judged)); // a second one is faster,
+	assert_true(discard(ledger.file, slot, &viewer, judged)); // a second one is faster,
 	assert_true(softmig_ledger_reserve(&ledger, 0, SOFTMIG_LEDGER_TRACKED, GIB, LIMIT)); // and a new owner faster still
 	assert_ptr_equal(softmig_ledger_self(&ledger), slot);
-	assert_false(discard(slot, &viewer, judged));
+	assert_false(discard(ledger.file, slot, &viewer, judged));
 	assert_int_equal(softmig_ledger_used(&ledger, 0), GIB);
 	softmig_ledger_close(&ledger);
 }
@@ -284,11 +284,11 @@ static void the_same_process_claiming_the_same_slot_again_has_another_word(void 
 	struct viewer viewer;
 	softmig_ledger_viewer(&viewer);
 	uint64_t first = atomic_load(&softmig_ledger_self(&ledger)->owner);
-	assert_true(discard(&ledger.file->slot[0], &viewer, first));
+	assert_true(discard(ledger.file, &ledger.file->slot[0], &viewer, first));
 	uint64_t second = atomic_load(&softmig_ledger_self(&ledger)->owner);
 	assert_int_equal(OWNER_IDENTITY(first), OWNER_IDENTITY(second));
 	assert_int_not_equal(first, second);
-	assert_false(discard(&ledger.file->slot[0], &viewer, first));
+	assert_false(discard(ledger.file, &ledger.file->slot[0], &viewer, first));
 	softmig_ledger_close(&ledger);
 }
 

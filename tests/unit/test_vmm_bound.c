@@ -70,6 +70,38 @@ uint64_t softmig_settle(struct softmig_gpu *gpu)
 	return 0;
 }
 
+static uint64_t exported_bytes, clock_ns, passed_since_ns;
+static int64_t passed_on;
+static int imports;
+
+uint64_t softmig_sharing_clock_ns(void)
+{
+	return clock_ns;
+}
+
+void softmig_exported(uint64_t bytes)
+{
+	exported_bytes += bytes;
+}
+
+void softmig_export_ended(struct softmig_gpu *gpu, uint64_t bytes, uint64_t since_ns)
+{
+	assert_int_equal(charged[gpu->ledger], (int64_t)exported_bytes); // not before it is passed on
+	exported_bytes -= bytes;
+	passed_on += (int64_t)bytes;
+	passed_since_ns = since_ns;
+}
+
+void softmig_import_begins(void)
+{
+	imports++;
+}
+
+void softmig_import_ended(void)
+{
+	imports--;
+}
+
 void softmig_settle_if_due(struct softmig_gpu *gpu)
 {
 	(void)gpu;
@@ -114,6 +146,8 @@ static int fresh(void **state)
 	(void)state;
 	gpus[1].ledger = 1;
 	answer = CUDA_SUCCESS;
+	exported_bytes = 0;
+	passed_on = imports = 0;
 	for (int i = 0; i < 2; i++)
 		charged[i] = handed_over[i] = settled[i] = 0;
 	return 0;
@@ -229,6 +263,35 @@ static void tiles_of_sparse_arrays_hold_memory(void **state)
 	ends(b, 0, true);
 }
 
+static void what_was_exported_is_passed_on_once_before_it_is_given_back(void **state)
+{
+	CUmemGenericAllocationHandle a = create(0), b = create(0);
+	int fd;
+	(void)state;
+	clock_ns = 5 * SINCE_NS + 1;
+	assert_int_equal(hook_cuMemExportToShareableHandle(&fd, a, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0), CUDA_SUCCESS);
+	clock_ns = 9 * SINCE_NS;
+	assert_int_equal(hook_cuMemExportToShareableHandle(&fd, a, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0), CUDA_SUCCESS);
+	assert_int_equal(exported_bytes, 2 * MIB);
+	assert_int_equal(hook_cuMemRelease(b), CUDA_SUCCESS);
+	assert_int_equal(passed_on, 0);
+	ends(a, 0, true);
+	assert_int_equal(passed_on, 2 * MIB);
+	assert_int_equal(passed_since_ns, 5 * SINCE_NS); // the first time, rounded down: who imported since may have it
+}
+
+static void imports_are_counted_while_they_last(void **state)
+{
+	CUmemGenericAllocationHandle handle = 77;
+	(void)state;
+	answer = CUDA_ERROR_INVALID_VALUE;
+	assert_int_equal(hook_cuMemImportFromShareableHandle(&handle, NULL, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR), CUDA_ERROR_INVALID_VALUE);
+	assert_int_equal(imports, 0);
+	answer = CUDA_SUCCESS; // what the driver does not describe is held from now on
+	assert_int_equal(hook_cuMemImportFromShareableHandle(&handle, NULL, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR), CUDA_SUCCESS);
+	assert_int_equal(imports, 1);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -238,6 +301,8 @@ int main(void)
 		cmocka_unit_test_setup(a_binding_that_the_driver_fails_holds_nothing, fresh),
 		cmocka_unit_test_setup(unbinding_asks_nvml, fresh),
 		cmocka_unit_test_setup(tiles_of_sparse_arrays_hold_memory, fresh),
+		cmocka_unit_test_setup(what_was_exported_is_passed_on_once_before_it_is_given_back, fresh),
+		cmocka_unit_test_setup(imports_are_counted_while_they_last, fresh),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // ipc TEST: memory that two processes share, judged from within the slice and from without. See tests/system/ipc.bats. The parent makes the
 // memory, the child (forked before anybody touches the driver) opens it; each observes itself.
+#include <signal.h>
 #include <sys/socket.h>
 
 #include "slice.h"
@@ -204,6 +205,151 @@ static void export_pool(void)
 	step();
 }
 
+// ---- The maker lets go, or dies, and the opener has it all the same: nobody else may have that much again.
+
+static const size_t PIECE = 16 * MIB;
+static pid_t maker, filler;
+static int to_maker, to_filler;
+
+static pid_t fork_peer(int *end, void (*life)(void))
+{
+	int pair[2];
+	OK(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0 ? CUDA_SUCCESS : CUDA_ERROR_UNKNOWN);
+	pid_t pid = fork();
+	if (pid == 0) {
+		peer = pair[1];
+		close(pair[0]);
+		use_device(0);
+		step();
+		life();
+		_exit(0);
+	}
+	close(pair[1]);
+	*end = pair[0];
+	return pid;
+}
+
+// Takes pieces until it is refused one, each time it is told to.
+static void fill(void)
+{
+	for (;;) {
+		uint32_t pieces = 0;
+		CUdeviceptr pointer;
+		await();
+		while (CU(cuMemAlloc_v2)(&pointer, PIECE) == CUDA_SUCCESS)
+			pieces++;
+		say(&pieces, sizeof(pieces));
+	}
+}
+
+static uint32_t filled(void)
+{
+	uint32_t pieces;
+	peer = to_filler;
+	step();
+	hear(&pieces, sizeof(pieces));
+	return pieces;
+}
+
+static void make_memory_and_wait(void)
+{
+	CUipcMemHandle handle;
+	CUdeviceptr pointer;
+	await();
+	OK(CU(cuMemAlloc_v2)(&pointer, SIZE));
+	OK(CU(cuIpcGetMemHandle)(&handle, pointer));
+	say(&handle, sizeof(handle));
+	await(); // killed in it
+}
+
+static void make_allocation_and_let_go(void)
+{
+	CUmemAllocationProp prop = {.type = CU_MEM_ALLOCATION_TYPE_PINNED,
+	                            .requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR,
+	                            .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = 0}};
+	CUmemGenericAllocationHandle handle;
+	int fd;
+	await();
+	OK(CU(cuMemCreate)(&handle, SIZE, &prop, 0));
+	OK(CU(cuMemExportToShareableHandle)(&fd, handle, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
+	say_descriptor(fd);
+	close(fd);
+	await();
+	OK(CU(cuMemRelease)(handle));
+	step();
+	await(); // it lives on
+}
+
+static uint64_t outside_all(void)
+{
+	return outside_bytes(0) + outside_bytes_of(maker, 0) + outside_bytes_of(filler, 0);
+}
+
+static void begin_three(const char *self, void (*make)(void))
+{
+	maker = fork_peer(&to_maker, make);
+	filler = fork_peer(&to_filler, fill);
+	start_observer(self);
+	peer = to_maker;
+	await();
+	peer = to_filler;
+	await();
+	use_device(0);
+	peer = to_maker;
+	step();
+}
+
+// What this process holds open is charged, though the other two do not know of it. Closed, it is there again.
+static void judge_three(void (*close_it)(CUdeviceptr), CUdeviceptr pointer)
+{
+	EXPECT(filled() > 0, 1);
+	EXPECT(outside_all() <= limit_bytes(), 1);
+	EXPECT(limit_bytes() - outside_all() < PIECE + 3 * HEADROOM, 1); // and not twice
+	close_it(pointer);
+	EXPECT(filled() * PIECE + PIECE > SIZE, 1);
+	EXPECT(outside_all() <= limit_bytes(), 1);
+	kill(maker, SIGKILL);
+	kill(filler, SIGKILL);
+}
+
+static void close_memory(CUdeviceptr pointer)
+{
+	OK(CU(cuIpcCloseMemHandle)(pointer));
+}
+
+static void unmap(CUdeviceptr pointer)
+{
+	OK(CU(cuMemUnmap)(pointer, SIZE));
+}
+
+static void outlive(const char *self)
+{
+	CUipcMemHandle handle;
+	CUdeviceptr pointer;
+	begin_three(self, make_memory_and_wait);
+	hear(&handle, sizeof(handle));
+	OK(CU(cuIpcOpenMemHandle_v2)(&pointer, handle, CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS));
+	kill(maker, SIGKILL);
+	OK(waitpid(maker, NULL, 0) == maker ? CUDA_SUCCESS : CUDA_ERROR_UNKNOWN);
+	judge_three(close_memory, pointer);
+}
+
+static void keep(const char *self)
+{
+	CUmemGenericAllocationHandle handle;
+	CUdeviceptr address;
+	begin_three(self, make_allocation_and_let_go);
+	int fd = hear_descriptor();
+	OK(CU(cuMemImportFromShareableHandle)(&handle, (void *)(uintptr_t)fd, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR));
+	close(fd);
+	OK(CU(cuMemAddressReserve)(&address, SIZE, 0, 0, 0));
+	OK(CU(cuMemMap)(address, SIZE, 0, handle, 0));
+	OK(CU(cuMemRelease)(handle));
+	step();
+	await();
+	judge_three(unmap, address);
+}
+
 int main(int argc, char **argv)
 {
 	if (argc == 2 && strcmp(argv[1], "memory") == 0)
@@ -212,6 +358,10 @@ int main(int argc, char **argv)
 		two(argv[0], import_allocation, export_allocation);
 	else if (argc == 2 && strcmp(argv[1], "pool") == 0)
 		two(argv[0], import_pool, export_pool);
+	else if (argc == 2 && strcmp(argv[1], "outlive") == 0)
+		outlive(argv[0]);
+	else if (argc == 2 && strcmp(argv[1], "keep") == 0)
+		keep(argv[0]);
 	else
 		return 2;
 	return 0;

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+// Memory that several processes hold open: see sharing.h. And IPC handles, by which plain allocations are shared.
+#include "preload/sharing.h"
+
+#include <time.h>
+
+#include "preload/block.h"
+#include "preload/hook.h"
+#include "preload/mode.h"
+#include "preload/private.h"
+#include "preload/track.h"
+
+static struct softmig_private imports_lock, imports_count; // what a fork finds empty: a forked child has nothing open
+
+uint64_t softmig_sharing_clock_ns(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+void softmig_exported(uint64_t bytes)
+{
+	softmig_ledger_export(softmig_ledger_now(), bytes, true);
+}
+
+void softmig_export_ended(struct softmig_gpu *gpu, uint64_t bytes, uint64_t since_ns)
+{
+	softmig_pass_on(gpu, bytes, since_ns);
+	softmig_ledger_export(softmig_ledger_now(), bytes, false);
+}
+
+void softmig_pass_on(struct softmig_gpu *gpu, uint64_t bytes, uint64_t since_ns)
+{
+	softmig_ledger_pass_on(softmig_ledger_now(), gpu->ledger, bytes, since_ns);
+}
+
+// More or fewer imports; where they cannot be counted, there are some.
+static void count_imports(int change)
+{
+	softmig_private_lock(&imports_lock, 1, 0);
+	int64_t *count = softmig_private_get(&imports_count, sizeof(*count));
+	int64_t now = count == NULL ? 1 : (*count += change);
+	if (change > 0 || now <= 0)
+		softmig_ledger_import(softmig_ledger_now(), now > 0);
+	softmig_private_unlock(&imports_lock, 1, 0);
+}
+
+void softmig_import_begins(void)
+{
+	count_imports(1);
+}
+
+void softmig_import_ended(void)
+{
+	count_imports(-1);
+}
+
+// ---- IPC handles
+
+// A large allocation is marked, so that its end is known to be an export's; of small ones the block may live on, whichever allocation in it was
+// exported, so all blocks count as exported from then on.
+CUresult hook_cuIpcGetMemHandle(CUipcMemHandle *pHandle, CUdeviceptr dptr)
+{
+	CUresult result = DRIVER(cuIpcGetMemHandle)(pHandle, dptr);
+	struct softmig_track_entry entry;
+	CUdeviceptr base = dptr;
+	size_t bytes = 0;
+
+	if (result != CUDA_SUCCESS)
+		return result;
+	if (SOFTMIG_HAS(cuMemGetAddressRange_v2) && DRIVER(cuMemGetAddressRange_v2)(&base, &bytes, dptr) != CUDA_SUCCESS)
+		base = dptr;
+	if (softmig_track_adjust(SOFTMIG_TRACK_POINTER, base, 1, 0, &entry)) {
+		if (entry.count == 1)
+			softmig_exported(entry.bytes);
+	} else {
+		softmig_block_exported();
+		softmig_exported(SOFTMIG_BLOCK_BYTES);
+	}
+	return result;
+}
+
+#define OPEN(call) \
+	do { \
+		softmig_import_begins(); \
+		CUresult result = (call); \
+		if (result != CUDA_SUCCESS) \
+			softmig_import_ended(); \
+		return result; \
+	} while (0)
+
+CUresult hook_cuIpcOpenMemHandle(CUdeviceptr *pdptr, CUipcMemHandle handle, unsigned int Flags)
+{
+	OPEN(DRIVER(cuIpcOpenMemHandle)(pdptr, handle, Flags));
+}
+
+CUresult hook_cuIpcOpenMemHandle_v2(CUdeviceptr *pdptr, CUipcMemHandle handle, unsigned int Flags)
+{
+	OPEN(DRIVER(cuIpcOpenMemHandle_v2)(pdptr, handle, Flags));
+}
+
+// The memory may have been this process's last: then it is the driver's again.
+CUresult hook_cuIpcCloseMemHandle(CUdeviceptr dptr)
+{
+	CUresult result = DRIVER(cuIpcCloseMemHandle)(dptr);
+	struct softmig_gpu *gpu = result == CUDA_SUCCESS ? softmig_gpu_current() : NULL;
+
+	if (result == CUDA_SUCCESS)
+		softmig_import_ended();
+	if (gpu != NULL)
+		softmig_settle(gpu);
+	return result;
+}

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+// Memory that several processes hold open. The driver, and so the ledger, charges it to the exporter alone, as long as that holds it; then to one
+// of those that have imported it. Owns: that it stays charged when the exporter lets go. Must never: charge memory twice for good.
+#ifndef SOFTMIG_PRELOAD_SHARING_H
+#define SOFTMIG_PRELOAD_SHARING_H
+#include "preload/gpu.h"
+
+// So much of what is tracked on the GPU can be opened by others from now on.
+void softmig_exported(uint64_t bytes);
+// The driver has let go of so much that was exported at since_ns (CLOCK_MONOTONIC) or later, and that is still charged: charges it to whoever may have it
+// open as well. The caller then takes it off.
+void softmig_export_ended(struct softmig_gpu *gpu, uint64_t bytes, uint64_t since_ns);
+// The same for what may be exported still, or never was: it counts as exported on.
+void softmig_pass_on(struct softmig_gpu *gpu, uint64_t bytes, uint64_t since_ns);
+// This process is about to import memory, which it then holds once more: before the driver's call.
+void softmig_import_begins(void);
+// The import failed, or what was imported has been let go of: after the driver's call.
+void softmig_import_ended(void);
+uint64_t softmig_sharing_clock_ns(void);
+#endif
