@@ -4,11 +4,16 @@
 // current or none.
 //
 //   HANDLE (value) ──┐
-//   HANDLE (value) ──┼──> ALLOCATION (a number of ours): count = handles' references + mappings; bytes; gpu
-//   MAPPING (address)┘
+//   HANDLE (value) ──┼──> ALLOCATION (a number of ours): count = handles' references + mappings + descriptors; bytes; gpu
+//   MAPPING (address)┤
+//   DESCRIPTOR (fd) ─┘
 // The number in between, because the driver reissues a handle's value once it is released, also while the memory is still mapped.
 // An exported handle may live on in another process or descriptor, and sparse arrays and multicast objects hold memory in pieces that
 // are not followed here: the end of such an allocation is NVML's to tell. Imported memory is its exporter's, and charged there.
+//
+// What is exported by a descriptor stays charged while that is open here, since NVML shows it to nobody once no holder is left that has not
+// imported it (ORIGINALS counts these): it is unseen, then. What the process imports again by such a descriptor is the same allocation.
+#include "preload/descriptor.h"
 #include "preload/gpu.h"
 #include "preload/hook.h"
 #include "preload/private.h"
@@ -19,6 +24,7 @@
 enum {
 	IMPORTED = 1,  // not charged here; but what it holds may be this process's own
 	ELSEWHERE = 2, // may be held by what is not seen here
+	UNSEEN = 8,    // by NVML, as things are
 	EXPORTED = 4,  // by other processes, too: since when stands above these, in SINCE_NS
 	SINCE_SHIFT = 8,
 };
@@ -33,17 +39,39 @@ struct ended {
 	uint64_t exported_bytes[SOFTMIG_MAX_GPUS];
 	uint64_t since_ns; // the first of these was exported
 	int imports;
+	bool exports; // something that was exported has a holder fewer
 };
 
 _Static_assert(SOFTMIG_MAX_GPUS <= 32, "one bit each");
 
-// One holder fewer. Call it when the driver has let go, between enter and leave of the allocation's GPU.
-static void let_go(uint64_t allocation, struct ended *ended)
+// From now on, or not any more.
+static void set_unseen(uint64_t allocation, bool unseen)
 {
 	struct softmig_track_entry entry;
 
-	if (!softmig_track_adjust(SOFTMIG_TRACK_ALLOCATION, allocation, -1, 0, &entry) || entry.count != 0)
+	if (!softmig_track_mark(SOFTMIG_TRACK_ALLOCATION, allocation, UNSEEN, unseen, &entry))
 		return;
+	if (unseen)
+		atomic_fetch_add(&softmig_gpu_by_index(entry.gpu)->unseen_bytes, entry.bytes);
+	else
+		atomic_fetch_sub(&softmig_gpu_by_index(entry.gpu)->unseen_bytes, entry.bytes);
+}
+
+// One holder fewer, which may have imported it. Call it when the driver has let go, between enter and leave of the allocation's GPU.
+static void let_go(uint64_t allocation, bool imported, struct ended *ended)
+{
+	struct softmig_track_entry entry;
+
+	if (!imported && softmig_track_adjust(SOFTMIG_TRACK_ORIGINALS, allocation, -1, 0, &entry) && entry.count == 0 &&
+	    softmig_descriptor_is_open(allocation))
+		set_unseen(allocation, true);
+	if (!softmig_track_adjust(SOFTMIG_TRACK_ALLOCATION, allocation, -1, 0, &entry))
+		return;
+	ended->exports |= (entry.more & EXPORTED) != 0;
+	if (entry.count != 0)
+		return;
+	if (entry.more & UNSEEN)
+		atomic_fetch_sub(&softmig_gpu_by_index(entry.gpu)->unseen_bytes, entry.bytes);
 	if (entry.more & (IMPORTED | ELSEWHERE)) {
 		ended->gpus |= 1u << entry.gpu;
 		ended->bytes[entry.gpu] += entry.bytes;
@@ -70,6 +98,43 @@ static void finish(const struct ended *ended)
 	}
 }
 
+// One holder more, which may be an import.
+static bool hold(uint64_t allocation, bool imported, struct softmig_track_entry *entry)
+{
+	if (!softmig_track_adjust(SOFTMIG_TRACK_ALLOCATION, allocation, 1, 0, entry))
+		return false;
+	if (!imported)
+		softmig_track_adjust(SOFTMIG_TRACK_ORIGINALS, allocation, 1, 0, &(struct softmig_track_entry){0}); // where it is exported
+	return true;
+}
+
+// Descriptors that were closed since hold their memory no longer. What nobody holds any more is handed over; NVML knows it again where an import
+// does.
+static void look_at_descriptors(struct ended *ended)
+{
+	uint64_t allocation;
+
+	while (ended->exports && (allocation = softmig_descriptor_closed()) != 0) {
+		struct softmig_track_entry entry;
+		if (!softmig_track_find(SOFTMIG_TRACK_ALLOCATION, allocation, &entry))
+			continue;
+		struct softmig_gpu *gpu = softmig_gpu_by_index(entry.gpu);
+		softmig_gpu_enter(gpu);
+		if (entry.count > 1 && !softmig_descriptor_is_open(allocation))
+			set_unseen(allocation, false);
+		let_go(allocation, true, ended);
+		softmig_gpu_leave(gpu);
+	}
+}
+
+void softmig_descriptors_look(void)
+{
+	struct ended ended = {.exports = true};
+
+	look_at_descriptors(&ended);
+	finish(&ended);
+}
+
 // A new allocation, held by a handle. False: no memory to record it in.
 static bool record(struct softmig_gpu *gpu, CUmemGenericAllocationHandle handle, uint64_t bytes, uint64_t more, struct ended *ended)
 {
@@ -89,7 +154,7 @@ static bool record(struct softmig_gpu *gpu, CUmemGenericAllocationHandle handle,
 		return false;
 	}
 	for (; old.kind != SOFTMIG_TRACK_FREE && old.count > 0; old.count--)
-		let_go(old.more, ended);
+		let_go(old.more, old.unseen, ended);
 	return true;
 }
 
@@ -139,9 +204,35 @@ CUresult hook_cuMemRelease(CUmemGenericAllocationHandle handle)
 	softmig_gpu_enter(gpu);
 	CUresult result = DRIVER(cuMemRelease)(handle);
 	if (result == CUDA_SUCCESS)
-		let_go(held.more, &ended);
+		let_go(held.more, held.unseen, &ended);
 	else
 		softmig_track_count(&held, 1);
+	softmig_gpu_leave(gpu);
+	look_at_descriptors(&ended);
+	finish(&ended);
+	return result;
+}
+
+// Memory of this very process, imported again by a descriptor of its own: one more holder.
+static CUresult import_own(CUmemGenericAllocationHandle *handle, void *descriptor, CUmemAllocationHandleType type, uint64_t allocation)
+{
+	struct softmig_track_entry entry, old, held = {.kind = SOFTMIG_TRACK_HANDLE, .more = allocation, .count = 1, .unseen = true};
+	struct ended ended = {0};
+	bool holds = hold(allocation, true, &entry); // held before it is imported, so that it does not end in between
+	CUresult result = DRIVER(cuMemImportFromShareableHandle)(handle, descriptor, type);
+
+	if (!holds)
+		return result;
+	struct softmig_gpu *gpu = softmig_gpu_by_index(entry.gpu);
+	softmig_gpu_enter(gpu);
+	held.gpu = entry.gpu;
+	held.key = result == CUDA_SUCCESS ? *handle : 0;
+	old.kind = SOFTMIG_TRACK_FREE;
+	if (result != CUDA_SUCCESS)
+		let_go(allocation, true, &ended);
+	else if (!softmig_track_adjust(SOFTMIG_TRACK_HANDLE, *handle, 1, 0, &old) && softmig_track_swap(&held, &old))
+		for (; old.kind != SOFTMIG_TRACK_FREE && old.count > 0; old.count--)
+			let_go(old.more, old.unseen, &ended);
 	softmig_gpu_leave(gpu);
 	finish(&ended);
 	return result;
@@ -151,6 +242,9 @@ CUresult hook_cuMemRelease(CUmemGenericAllocationHandle handle)
 // process, if it has imported its own.
 CUresult hook_cuMemImportFromShareableHandle(CUmemGenericAllocationHandle *handle, void *osHandle, CUmemAllocationHandleType shHandleType)
 {
+	uint64_t own = shHandleType == CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR ? softmig_descriptor_of((int)(intptr_t)osHandle) : 0;
+	if (own != 0)
+		return import_own(handle, osHandle, shHandleType, own);
 	softmig_import_begins();
 	CUresult result = DRIVER(cuMemImportFromShareableHandle)(handle, osHandle, shHandleType);
 	CUmemAllocationProp prop;
@@ -186,16 +280,33 @@ static void held_elsewhere(CUmemGenericAllocationHandle handle)
 		softmig_track_adjust(SOFTMIG_TRACK_ALLOCATION, entry.more, 0, ELSEWHERE, &entry);
 }
 
-static void exported(CUmemGenericAllocationHandle handle)
+// fd: by which it was, -1: by none.
+static void exported(CUmemGenericAllocationHandle handle, int fd)
 {
-	struct softmig_track_entry entry, allocation;
+	struct softmig_track_entry held, allocation;
+	struct ended ended = {0};
+	uint64_t former = 0;
 
 	held_elsewhere(handle);
-	if (softmig_track_find(SOFTMIG_TRACK_HANDLE, handle, &entry) && softmig_track_find(SOFTMIG_TRACK_ALLOCATION, entry.more, &allocation) &&
-	    !(allocation.more & (EXPORTED | IMPORTED))) {
+	if (!softmig_track_find(SOFTMIG_TRACK_HANDLE, handle, &held) || !softmig_track_find(SOFTMIG_TRACK_ALLOCATION, held.more, &allocation) ||
+	    (allocation.more & IMPORTED))
+		return;
+	if (!(allocation.more & EXPORTED)) {
+		struct softmig_track_entry originals = {.kind = SOFTMIG_TRACK_ORIGINALS, .key = held.more, .count = allocation.count, .gpu = allocation.gpu};
+		softmig_track_add(&originals);
 		softmig_exported(allocation.bytes);
-		softmig_track_adjust(SOFTMIG_TRACK_ALLOCATION, entry.more, 0, EXPORTED | softmig_sharing_clock_ns() / SINCE_NS << SINCE_SHIFT, &allocation);
+		softmig_track_adjust(SOFTMIG_TRACK_ALLOCATION, held.more, 0, EXPORTED | softmig_sharing_clock_ns() / SINCE_NS << SINCE_SHIFT, &allocation);
 	}
+	struct softmig_gpu *gpu = softmig_gpu_by_index(allocation.gpu);
+	softmig_gpu_enter(gpu);
+	if (fd >= 0 && hold(held.more, true, &allocation)) {
+		if (!softmig_descriptor_add(fd, held.more, &former))
+			former = held.more;
+		if (former != 0)
+			let_go(former, true, &ended);
+	}
+	softmig_gpu_leave(gpu);
+	finish(&ended);
 }
 
 CUresult hook_cuMemExportToShareableHandle(void *shareableHandle, CUmemGenericAllocationHandle handle,
@@ -203,7 +314,7 @@ CUresult hook_cuMemExportToShareableHandle(void *shareableHandle, CUmemGenericAl
 {
 	CUresult result = DRIVER(cuMemExportToShareableHandle)(shareableHandle, handle, handleType, flags);
 	if (result == CUDA_SUCCESS)
-		exported(handle);
+		exported(handle, handleType == CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR && shareableHandle != NULL ? *(int *)shareableHandle : -1);
 	return result;
 }
 
@@ -230,16 +341,16 @@ CUresult hook_cuMemRetainAllocationHandle(CUmemGenericAllocationHandle *handle, 
 		return result;
 	// The driver answers with the handle's own value, unless that has been released.
 	if (softmig_track_adjust(SOFTMIG_TRACK_HANDLE, *handle, 1, 0, &held)) {
-		softmig_track_adjust(SOFTMIG_TRACK_ALLOCATION, held.more, 1, 0, &allocation);
+		hold(held.more, held.unseen, &allocation);
 		return result;
 	}
-	if (!find_mapping((uint64_t)(uintptr_t)addr, &mapping) ||
-	    !softmig_track_adjust(SOFTMIG_TRACK_ALLOCATION, mapping.more, 1, 0, &allocation))
+	if (!find_mapping((uint64_t)(uintptr_t)addr, &mapping) || !hold(mapping.more, mapping.unseen, &allocation))
 		return result;
-	held = (struct softmig_track_entry){.kind = SOFTMIG_TRACK_HANDLE, .key = *handle, .more = mapping.more, .gpu = allocation.gpu};
+	held = (struct softmig_track_entry){
+		.kind = SOFTMIG_TRACK_HANDLE, .key = *handle, .more = mapping.more, .gpu = allocation.gpu, .unseen = mapping.unseen};
 	if (softmig_track_count(&held, 1) < 0) {
 		DRIVER(cuMemRelease)(*handle);
-		let_go(mapping.more, &ended);
+		let_go(mapping.more, mapping.unseen, &ended);
 		finish(&ended);
 		result = CUDA_ERROR_OUT_OF_MEMORY;
 	}
@@ -254,9 +365,9 @@ CUresult hook_cuMemMap(CUdeviceptr ptr, size_t size, size_t offset, CUmemGeneric
 	struct ended ended = {0};
 
 	// Held before it is mapped, so that a release in another thread does not end it in between.
-	if (softmig_track_find(SOFTMIG_TRACK_HANDLE, handle, &held) &&
-	    softmig_track_adjust(SOFTMIG_TRACK_ALLOCATION, held.more, 1, 0, &allocation)) {
+	if (softmig_track_find(SOFTMIG_TRACK_HANDLE, handle, &held) && hold(held.more, held.unseen, &allocation)) {
 		mapping.more = held.more;
+		mapping.unseen = held.unseen;
 		mapping.gpu = held.gpu;
 	}
 	struct softmig_gpu *gpu = softmig_gpu_by_index(mapping.gpu);
@@ -266,10 +377,10 @@ CUresult hook_cuMemMap(CUdeviceptr ptr, size_t size, size_t offset, CUmemGeneric
 		DRIVER(cuMemUnmap)(ptr, size);
 		result = CUDA_ERROR_OUT_OF_MEMORY;
 	} else if (result == CUDA_SUCCESS && old.kind != SOFTMIG_TRACK_FREE) {
-		let_go(old.more, &ended);
+		let_go(old.more, old.unseen, &ended);
 	}
 	if (result != CUDA_SUCCESS)
-		let_go(mapping.more, &ended);
+		let_go(mapping.more, mapping.unseen, &ended);
 	softmig_gpu_leave(gpu);
 	finish(&ended);
 	return result;
@@ -324,13 +435,14 @@ CUresult hook_cuMemUnmap(CUdeviceptr ptr, size_t size)
 	CUresult result = DRIVER(cuMemUnmap)(ptr, size);
 	for (size_t i = 0; i < count; i++) {
 		if (result == CUDA_SUCCESS)
-			let_go(taken[i].more, &ended);
+			let_go(taken[i].more, taken[i].unseen, &ended);
 		else
 			softmig_track_add(&taken[i]);
 	}
 	for (int i = 0; i < SOFTMIG_MAX_GPUS; i++)
 		if (gpus & 1u << i)
 			softmig_gpu_leave(softmig_gpu_by_index(i));
+	look_at_descriptors(&ended);
 	finish(&ended);
 	if (taken != few)
 		softmig_scratch_free(taken, room * sizeof(*taken));

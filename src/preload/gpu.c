@@ -171,6 +171,7 @@ static bool give_back_and_charge(struct softmig_gpu *gpu, struct request *reques
 {
 	softmig_gpu_step_out(gpu);
 	softmig_private_lock(&refusing, SOFTMIG_MAX_GPUS, gpu->ledger);
+	softmig_descriptors_look();
 	softmig_gpu_enter(gpu);
 	bool granted = softmig_gpu_may_fit(gpu, request->bytes, 0) && look(gpu, request);
 	if (!granted && softmig_gpu_starved(gpu))

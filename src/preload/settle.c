@@ -386,8 +386,10 @@ void softmig_settle_if_due(struct softmig_gpu *gpu)
 		return;
 	}
 	if (now >= due && atomic_compare_exchange_strong_explicit(&gpu->settle_due_ns, &due, now + SETTLE_EVERY_NS,
-	                                                          memory_order_relaxed, memory_order_relaxed))
+	                                                          memory_order_relaxed, memory_order_relaxed)) {
+		softmig_descriptors_look();
 		softmig_settle(gpu);
+	}
 }
 
 void softmig_gpu_step_out(struct softmig_gpu *gpu)

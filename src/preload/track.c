@@ -164,6 +164,21 @@ bool softmig_track_remove(enum softmig_track_kind kind, uint64_t key, struct sof
 	return found != NULL;
 }
 
+bool softmig_track_remove_exactly(const struct softmig_track_entry *entry)
+{
+	struct table *table = table_get();
+
+	if (table == NULL)
+		return false;
+	lock(table);
+	struct softmig_track_entry *found = find(table, (enum softmig_track_kind)entry->kind, entry->key);
+	bool same = found != NULL && found->more == entry->more && found->bytes == entry->bytes;
+	if (same)
+		take_out(table, found);
+	unlock(table);
+	return same;
+}
+
 int64_t softmig_track_count(const struct softmig_track_entry *template, int change)
 {
 	struct table *table = table_get();
@@ -209,6 +224,23 @@ bool softmig_track_adjust(enum softmig_track_kind kind, uint64_t key, int change
 	}
 	unlock(table);
 	return found != NULL;
+}
+
+bool softmig_track_mark(enum softmig_track_kind kind, uint64_t key, uint64_t more_bits, bool set, struct softmig_track_entry *entry)
+{
+	struct table *table = table_get();
+
+	if (table == NULL)
+		return false;
+	lock(table);
+	struct softmig_track_entry *found = find(table, kind, key);
+	bool changes = found != NULL && (found->more & more_bits) != (set ? more_bits : 0);
+	if (changes) {
+		found->more ^= more_bits;
+		*entry = *found;
+	}
+	unlock(table);
+	return changes;
 }
 
 // A cursor: when it was begun, and the next place. Returns that place, the first where the table has been made anew since.

@@ -18,6 +18,8 @@ enum softmig_track_kind {
 	SOFTMIG_TRACK_ALLOCATION, // key: our own number; count: handles' references and mappings; more: how else it may be held
 	SOFTMIG_TRACK_CONTEXT, // key: CUcontext
 	SOFTMIG_TRACK_GRAPH,   // key: CUgraphExec and GPU; see cuda_graph_memory.c
+	SOFTMIG_TRACK_ORIGINALS,  // key: an exported ALLOCATION; count: those of its holders that did not import it
+	SOFTMIG_TRACK_DESCRIPTOR, // key: a file descriptor; more: the ALLOCATION it stands for; bytes: see descriptor.c
 	SOFTMIG_TRACK_MANAGED_BLOCK, // key: block of small managed allocations, and GPU; count: these; see cuda_memory.c
 };
 
@@ -29,7 +31,7 @@ struct softmig_track_entry {
 	uint32_t count;   // the kind's own
 	uint8_t kind;     // enum softmig_track_kind
 	uint8_t gpu;      // ledger's index
-	bool unseen;      // NVML does not count these bytes (managed memory)
+	bool unseen;      // NVML does not count these bytes (managed memory); HANDLE and MAPPING: by an import of this process's own memory
 };
 
 // Adds, or replaces an entry of the same kind and key. False: no memory for the table.
@@ -41,6 +43,8 @@ bool softmig_track_swap(const struct softmig_track_entry *entry, struct softmig_
 bool softmig_track_find(enum softmig_track_kind kind, uint64_t key, struct softmig_track_entry *entry);
 // Takes an entry out. False: not there (then *entry is untouched).
 bool softmig_track_remove(enum softmig_track_kind kind, uint64_t key, struct softmig_track_entry *entry);
+// The same, if it is as it was found: of that more and those bytes.
+bool softmig_track_remove_exactly(const struct softmig_track_entry *entry);
 // Adds change to an entry's count, adding the entry if it is new and removing it when the count comes to 0, in one step.
 // template: the entry as it would be added. Returns the new count, -1: no memory.
 int64_t softmig_track_count(const struct softmig_track_entry *template, int change);
@@ -48,6 +52,8 @@ int64_t softmig_track_count(const struct softmig_track_entry *template, int chan
 // it out as it is then, in one step. False: not there.
 bool softmig_track_adjust(enum softmig_track_kind kind, uint64_t key, int change, uint64_t more_bits,
                           struct softmig_track_entry *entry);
+// Sets or clears bits of an entry's more, and copies it out. False: it is not there, or they were so already.
+bool softmig_track_mark(enum softmig_track_kind kind, uint64_t key, uint64_t more_bits, bool set, struct softmig_track_entry *entry);
 // Takes out an entry of the GPU that hangs on context (0: on any), of any kind, one a call. False: none left. *cursor starts at 0.
 // What comes while the table is walked may be missed (nothing new hangs on a context that is gone), what was there is not.
 bool softmig_track_remove_any(int gpu, uint64_t context, uint64_t *cursor, struct softmig_track_entry *entry);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // External memory: what another interface allocated and handed over as a file descriptor. Only files that stand for
 // exported physical memory (cuMemExportToShareableHandle) are known here; it stays charged to whoever made it.
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -36,7 +37,13 @@ CUresult cuImportExternalMemory(CUexternalMemory *out, const CUDA_EXTERNAL_MEMOR
 	bool held = memory->shared_block >= 0 && sim_shared_hold(memory->shared_block);
 	if (held) {
 		memory->alive = true;
-		memory->fd = desc->handle.fd; // it is ours from now on, as the interface says
+		// It is ours from now on, as the interface says: no longer a descriptor that a program has open.
+		int fd = sim_shared_reopen(desc->handle.fd, O_CLOEXEC);
+		if (fd >= 0) {
+			dup3(fd, desc->handle.fd, O_CLOEXEC);
+			close(fd);
+		}
+		memory->fd = desc->handle.fd;
 		memory->device = context->device;
 		memory->bytes = desc->size;
 		memory->next = memories;
@@ -78,7 +85,7 @@ CUresult cuDestroyExternalMemory(CUexternalMemory extMem)
 	sim_enter();
 	extMem->alive = false;
 	close(extMem->fd);
-	sim_shared_release(extMem->shared_block);
+	sim_shared_release(extMem->shared_block, false);
 	sim_leave();
 	return CUDA_SUCCESS;
 }

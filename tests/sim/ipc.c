@@ -2,6 +2,7 @@
 // Memory of another process: IPC handles, and the files that stand for shareable objects. Charged once, with the
 // exporter; where the exporter goes first, with the next holder.
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,17 +26,19 @@ int sim_share_file(const char *kind, uint64_t id, int gpu, uint64_t bytes)
 
 bool sim_share_read(int fd, const char *kind, uint64_t *id, int *gpu, uint64_t *bytes)
 {
-	char path[48], name[160], pattern[96];
+	char path[48], name[PATH_MAX + 96], pattern[96];
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	ssize_t length = readlink(path, name, sizeof(name) - 1);
 	if (length <= 0)
 		return false;
 	name[length] = '\0';
-	snprintf(pattern, sizeof(pattern), "/memfd:softmig-sim-%s-", kind);
-	if (strncmp(name, pattern, strlen(pattern)) != 0)
+	snprintf(pattern, sizeof(pattern), "softmig-sim-%s-", kind);
+	const char *last = strrchr(name, '/'); // a file's directory may be called anything
+	const char *found = last != NULL ? strstr(last, pattern) : NULL;
+	if (found == NULL)
 		return false;
 	char *rest;
-	*id = strtoull(name + strlen(pattern), &rest, 10);
+	*id = strtoull(found + strlen(pattern), &rest, 10);
 	if (*rest != '-')
 		return false;
 	*gpu = (int)strtol(rest + 1, &rest, 10);
@@ -148,7 +151,7 @@ static CUresult open_handle(CUdeviceptr *address, const CUipcMemHandle *from, un
 		range = handle.block == 0 || held ? sim_share_map(handle.pid, handle.fd, handle.offset, handle.bytes) : NULL;
 		if (range == NULL) {
 			if (held)
-				sim_shared_release(block);
+				sim_shared_release(block, false);
 			result = CUDA_ERROR_MAP_FAILED;
 		} else {
 			range->context = context;

@@ -179,7 +179,7 @@ CUresult sim_free(struct sim_range *range)
 	} else {
 		sim_backing_unmap(&range->backing);
 		if (range->shared_block >= 0)
-			sim_shared_release(range->shared_block);
+			sim_shared_release(range->shared_block, range->kind == SIM_RANGE_DEVICE);
 		else if (context != NULL)
 			sim_context_uncharge(context, range->charged_bytes);
 	}

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Memory that several processes hold: counted holders in the shared state, freed with the last of them. See state.h.
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
 #include <unistd.h>
 
 #include "sim.h"
@@ -15,6 +18,7 @@ int sim_shared_create(int gpu, uint64_t bytes, int fd, uint64_t offset)
 		*block = (struct sim_shared_block){.gpu = gpu,
 			.bytes = bytes,
 			.owner = sim_slot,
+			.originals = 1,
 			.backing_pid = getpid(),
 			.backing_fd = fd,
 			.backing_offset = offset,
@@ -62,28 +66,62 @@ bool sim_shared_hold(int index)
 	return held;
 }
 
-void sim_shared_release(int index)
+void sim_shared_release(int index, bool original)
 {
 	sim_lock();
 	struct sim_shared_block *block = &sim_state->block[index];
-	int heir = -1;
 	bool mine = false;
 	for (int i = 0; i < SIM_HOLDERS; i++) {
 		if (block->holder[i].count > 0 && block->holder[i].process == sim_slot) {
 			block->holder[i].count--;
 			mine = block->holder[i].count > 0;
-		} else if (block->holder[i].count > 0 && heir < 0) {
-			heir = block->holder[i].process;
 		}
 	}
-	if (!mine && block->owner == sim_slot) {
+	if (original && block->originals > 0)
+		block->originals--;
+	if (block->owner == sim_slot && (block->inherited ? !mine : block->originals == 0)) {
 		sim_uncharge(sim_slot, block->gpu, block->bytes);
-		if (heir >= 0) {
-			block->owner = heir;
-			sim_state->process[heir].used_bytes[block->gpu] += block->bytes;
-		}
+		block->owner = -1;
 	}
-	if (!mine && heir < 0)
-		block->used = 0;
+	sim_shared_settle();
 	sim_unlock();
+}
+
+int sim_shared_file(int index)
+{
+	char path[PATH_MAX + 96];
+	sim_lock();
+	struct sim_shared_block *block = &sim_state->block[index];
+	sim_shared_path(block, path, sizeof(path));
+	unlink(path); // of an earlier state in the same place
+	int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+	block->has_file = fd >= 0;
+	sim_unlock();
+	if (fd >= 0 && ftruncate(fd, (off_t)block->bytes) != 0) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+int sim_shared_export(int index, int fd)
+{
+	int out = sim_shared_reopen(fd, 0);
+	struct flock lock = {.l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = 0, .l_len = 1};
+	if (out >= 0 && fcntl(out, F_OFD_SETLK, &lock) != 0) {
+		close(out);
+		return -1;
+	}
+	sim_lock();
+	if (out >= 0)
+		sim_state->block[index].exported = 1;
+	sim_unlock();
+	return out;
+}
+
+int sim_shared_reopen(int fd, int flags)
+{
+	char path[48];
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	return open(path, O_RDWR | flags);
 }

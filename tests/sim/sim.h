@@ -209,7 +209,11 @@ uint64_t sim_round_up(uint64_t value, uint64_t unit);
 int sim_shared_create(int gpu, uint64_t bytes, int fd, uint64_t offset); // already charged to this process; -1: no room
 int sim_shared_find(uint64_t id);
 bool sim_shared_hold(int block); // one more holder's reference of this process
-void sim_shared_release(int block);
+void sim_shared_release(int block, bool original); // original: it is the maker's own reference, not an import
+int sim_shared_file(int block);                    // makes the file of its contents; -1: none to be had
+int sim_shared_export(int block, int fd);          // a descriptor to give out; fd: the driver's own
+// A descriptor of the same file that shares nothing else with fd, so that it does not count as exported.
+int sim_shared_reopen(int fd, int flags);
 
 // --- copy.c
 bool sim_is_device(uint64_t address);

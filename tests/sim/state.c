@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,6 +20,7 @@
 
 struct sim_state *sim_state;
 static pthread_mutex_t open_lock = PTHREAD_MUTEX_INITIALIZER;
+static char state_path[PATH_MAX]; // absolute: a program may change its directory
 static int live_fd = -1; // byte n of this file is locked by the owner of process slot n for as long as it lives
 static int my_slot = -1;
 static int my_pid;
@@ -65,6 +67,36 @@ static void fill(struct sim_state *state, const char *config)
 		state->gpu[gpu].current = -1;
 }
 
+void sim_shared_path(const struct sim_shared_block *block, char *path, size_t size)
+{
+	snprintf(path, size, "%s.softmig-sim-vmm-%llu-%d-%llu", state_path, (unsigned long long)block->id, block->gpu,
+		(unsigned long long)block->bytes);
+}
+
+static void discard(struct sim_shared_block *block)
+{
+	char path[PATH_MAX + 96];
+	sim_shared_path(block, path, sizeof(path));
+	if (block->has_file)
+		unlink(path);
+	block->used = 0;
+}
+
+static bool descriptor_open(const struct sim_shared_block *block)
+{
+	char path[PATH_MAX + 96];
+	if (!block->exported)
+		return false;
+	sim_shared_path(block, path, sizeof(path));
+	int fd = open(path, O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		return errno != ENOENT;
+	struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 0, .l_len = 1};
+	bool open = fcntl(fd, F_OFD_GETLK, &lock) != 0 || lock.l_type != F_UNLCK;
+	close(fd);
+	return open;
+}
+
 static bool somebody_lives(void)
 {
 	for (int slot = 0; slot < SIM_PROCESSES; slot++)
@@ -78,6 +110,9 @@ static void reconfigure(struct sim_state *state, const char *config)
 {
 	sim_lock();
 	if (strcmp(state->config, config) != 0 && !somebody_lives()) {
+		for (int block = 0; block < SIM_SHARED_BLOCKS; block++)
+			if (state->block[block].used)
+				discard(&state->block[block]);
 		size_t from = offsetof(struct sim_state, config);
 		memset((char *)state + from, 0, sizeof(*state) - from);
 		fill(state, config);
@@ -105,7 +140,7 @@ static int map_state(void)
 	struct sim_state *state = MAP_FAILED;
 	if (live_fd < 0)
 		live_fd = open(live, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-	if (live_fd < 0 || flock(fd, LOCK_EX) != 0)
+	if (live_fd < 0 || realpath(path, state_path) == NULL || flock(fd, LOCK_EX) != 0)
 		goto fail;
 	struct stat status;
 	if (fstat(fd, &status) != 0)
@@ -309,21 +344,41 @@ static void remember(struct sim_gpu *gpu, const struct sim_process *process, int
 
 static void let_go(struct sim_shared_block *block, int slot)
 {
-	int heir = -1;
-	for (int i = 0; i < SIM_HOLDERS; i++) {
-		if (block->holder[i].count == 0)
-			continue;
+	for (int i = 0; i < SIM_HOLDERS; i++)
 		if (block->holder[i].process == slot)
 			block->holder[i].count = 0;
-		else if (heir < 0)
-			heir = block->holder[i].process;
+	if (block->owner == slot) {
+		block->owner = -1;
+		block->originals = 0;
 	}
-	if (heir < 0)
-		block->used = 0;
-	else if (block->owner == slot) {
+}
+
+void sim_shared_settle(void)
+{
+	uint64_t hidden[SIM_GPUS] = {0};
+	for (int index = 0; index < SIM_SHARED_BLOCKS; index++) {
+		struct sim_shared_block *block = &sim_state->block[index];
+		if (!block->used || block->owner >= 0)
+			continue;
+		if (descriptor_open(block)) {
+			hidden[block->gpu] += block->bytes;
+			continue;
+		}
+		int heir = -1;
+		for (int i = 0; i < SIM_HOLDERS && heir < 0; i++)
+			if (block->holder[i].count > 0)
+				heir = block->holder[i].process;
+		if (heir < 0) {
+			discard(block);
+			continue;
+		}
 		block->owner = heir;
+		block->inherited = 1;
 		sim_state->process[heir].used_bytes[block->gpu] += block->bytes;
 	}
+	// Counted anew each time: whoever was killed while it settled leaves nothing wrong.
+	for (int gpu = 0; gpu < SIM_GPUS; gpu++)
+		sim_state->gpu[gpu].hidden_bytes = hidden[gpu];
 }
 
 void sim_process_discard(int slot)
@@ -353,12 +408,13 @@ int sim_reap(void)
 			count++;
 		}
 	}
+	sim_shared_settle();
 	return count;
 }
 
 uint64_t sim_gpu_used(int gpu)
 {
-	uint64_t bytes = 0;
+	uint64_t bytes = sim_state->gpu[gpu].hidden_bytes;
 	for (int slot = 0; slot < SIM_PROCESSES; slot++)
 		if (sim_state->process[slot].pid != 0)
 			bytes += sim_state->process[slot].used_bytes[gpu] + sim_state->process[slot].managed_bytes[gpu];

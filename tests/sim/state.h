@@ -100,6 +100,7 @@ struct sim_gpu {
 	uint64_t reserved_bytes; // firmware and driver: neither free nor a process's
 	int32_t processors, capability;
 	uint64_t context_bytes; // what each context costs
+	uint64_t hidden_bytes;  // in use, in no process's figure: see sim_shared_settle
 	// the timeline, see timeline.c
 	uint64_t clock_ns;
 	int32_t current;
@@ -117,13 +118,18 @@ struct sim_gpu {
 	uint32_t history_next;
 };
 
-// Memory that more than one process may hold: exported VMM handles, pools, IPC. It lives until the last holder lets go;
-// it is charged to the process that made it, and to the next holder when that one dies.
+// Memory that more than one process may hold: exported VMM handles, pools, IPC. It lives until the last holder has let
+// go and the last exported descriptor is closed. It is charged to the process that made it while that one has what it
+// made (a handle, or a mapping from it), then, once no descriptor is open, to the next holder; in between to nobody.
 struct sim_shared_block {
 	uint32_t used;
 	int32_t gpu;
 	uint64_t id, bytes;
-	int32_t owner; // process slot that is charged
+	int32_t owner;      // process slot that is charged, -1: nobody
+	uint32_t originals; // the maker's references that are no imports
+	uint32_t inherited; // the owner is a later holder: it is charged while it has any reference
+	uint32_t has_file;  // see sim_shared_path
+	uint32_t exported;  // a descriptor has been given out
 	int32_t backing_pid, backing_fd;
 	uint64_t backing_offset;
 	struct {
@@ -170,6 +176,14 @@ int sim_process_pid(int slot);
 // Discards processes that are no more: memory, contexts, queued work (lock held). Returns how many.
 int sim_reap(void);
 void sim_process_discard(int slot);
+
+// The file whose pages are the contents of this block. Each exported descriptor of it carries a lock on the file's first
+// byte that belongs to the open file description (F_OFD_SETLK): it lasts until the last copy of the descriptor is closed,
+// in whatever process or socket that is and however it ends. What the driver itself opens carries none.
+void sim_shared_path(const struct sim_shared_block *block, char *path, size_t size);
+// Finds who is to be charged for blocks without an owner, discards those that nobody has (lock held). Needed before
+// figures are read, since the driver's libraries are not told when a descriptor is closed; sim_reap does it too.
+void sim_shared_settle(void);
 
 // Bytes in use on gpu by all processes (lock held, the dead included until reaped).
 uint64_t sim_gpu_used(int gpu);

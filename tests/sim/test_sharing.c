@@ -65,6 +65,242 @@ static void export_all(int to_parent, int from_parent)
 	hear(from_parent);
 }
 
+// ---- exported descriptors: while one is open and the original is gone, the memory is in nobody's figure
+
+static const CUmemAllocationProp exportable = {.type = CU_MEM_ALLOCATION_TYPE_PINNED,
+	.requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR,
+	.location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = 0}};
+static const size_t SIZE = 256 * MIB;
+static size_t own_before, device_before;
+static pid_t other; // 0: there is none
+
+static void begin(pid_t another)
+{
+	other = another;
+	own_before = process_bytes(0, getpid());
+	device_before = used_bytes(0);
+}
+
+// In units of SIZE, since begin.
+#define FIGURES(own, others, device) \
+	do { \
+		EQUAL(process_bytes(0, getpid()), own_before + (own) * SIZE); \
+		if (other != 0) \
+			EQUAL(process_bytes(0, other), 518 * MIB + (others) * SIZE); \
+		EQUAL(used_bytes(0), device_before + (device) * SIZE); \
+	} while (0)
+
+static CUmemGenericAllocationHandle make_exported(int *fd)
+{
+	CUmemGenericAllocationHandle handle;
+	OK(cuMemCreate(&handle, SIZE, &exportable, 0));
+	OK(cuMemExportToShareableHandle(fd, handle, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
+	return handle;
+}
+
+static CUmemGenericAllocationHandle import(int fd)
+{
+	CUmemGenericAllocationHandle handle;
+	OK(cuMemImportFromShareableHandle(&handle, (void *)(intptr_t)fd, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR));
+	return handle;
+}
+
+static CUdeviceptr map(CUmemGenericAllocationHandle handle)
+{
+	CUmemAccessDesc access = {.location = exportable.location, .flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
+	CUdeviceptr address;
+	OK(cuMemAddressReserve(&address, SIZE, 0, 0, 0));
+	OK(cuMemMap(address, SIZE, 0, handle, 0));
+	OK(cuMemSetAccess(address, SIZE, &access, 1));
+	return address;
+}
+
+static void unmap(CUdeviceptr address)
+{
+	OK(cuMemUnmap(address, SIZE));
+	OK(cuMemAddressFree(address, SIZE));
+}
+
+static void descriptor_outlives_original(bool mapped)
+{
+	int fd;
+	begin(0);
+	CUmemGenericAllocationHandle original = make_exported(&fd);
+	FIGURES(1, 0, 1);
+	CUmemGenericAllocationHandle imported = import(fd);
+	CHECK(imported != original);
+	CUdeviceptr address = mapped ? map(imported) : 0;
+	FIGURES(1, 0, 1);
+	OK(cuMemRelease(original));
+	FIGURES(0, 0, 1);
+	close(fd);
+	FIGURES(1, 0, 1);
+	if (mapped)
+		unmap(address);
+	FIGURES(1, 0, 1);
+	OK(cuMemRelease(imported));
+	FIGURES(0, 0, 0);
+}
+
+static void descriptor_closed_first(void)
+{
+	int fd;
+	begin(0);
+	CUmemGenericAllocationHandle original = make_exported(&fd), imported = import(fd);
+	CUdeviceptr address = map(imported);
+	close(fd);
+	FIGURES(1, 0, 1);
+	OK(cuMemRelease(original));
+	FIGURES(1, 0, 1);
+	OK(cuMemRelease(imported));
+	FIGURES(1, 0, 1);
+	unmap(address);
+	FIGURES(0, 0, 0);
+}
+
+static void descriptor_alone(void)
+{
+	int fd;
+	char byte;
+	begin(0);
+	CUmemGenericAllocationHandle handle = make_exported(&fd);
+	CUdeviceptr address = map(handle);
+	OK(cuMemsetD8_v2(address, 'd', 1));
+	unmap(address);
+	OK(cuMemRelease(handle));
+	FIGURES(0, 0, 1);
+	size_t idle = free_bytes();
+	handle = import(fd);
+	FIGURES(0, 0, 1);
+	address = map(handle);
+	OK(cuMemcpyDtoH_v2(&byte, address, 1));
+	EQUAL(byte, 'd');
+	unmap(address);
+	OK(cuMemRelease(handle));
+	FIGURES(0, 0, 1);
+	int copy = dup(fd);
+	close(fd);
+	FIGURES(0, 0, 1);
+	send_fd(copy); // nobody has it open then, but the socket
+	close(copy);
+	FIGURES(0, 0, 1);
+	close(receive_fd());
+	FIGURES(0, 0, 0);
+	EQUAL(free_bytes(), idle + SIZE);
+}
+
+static void mapping_of_original(void)
+{
+	int fd;
+	begin(0);
+	CUmemGenericAllocationHandle handle = make_exported(&fd);
+	CUdeviceptr address = map(handle);
+	OK(cuMemRelease(handle));
+	FIGURES(1, 0, 1);
+	unmap(address);
+	FIGURES(0, 0, 1);
+	close(fd);
+	FIGURES(0, 0, 0);
+}
+
+// Does what it is told, a letter each: starts, imports, closes the descriptor, maps, releases and unmaps; exports one itself; quits.
+static void obey(int to_parent, int from_parent)
+{
+	CUmemGenericAllocationHandle handle = 0;
+	CUdeviceptr address = 0;
+	char order;
+	int fd = -1;
+	while (read(from_parent, &order, 1) == 1) {
+		switch (order) {
+		case 's': start(0); break;
+		case 'q': return;
+		case 'i': fd = receive_fd(); handle = import(fd); break;
+		case 'c': close(fd); break;
+		case 'm': address = map(handle); OK(cuMemRelease(handle)); break;
+		case 'u': unmap(address); break;
+		case 'r': OK(cuMemRelease(handle)); break;
+		case 'e': handle = make_exported(&fd); send_fd(fd); break;
+		}
+		say(to_parent);
+	}
+}
+
+static void tell(struct child child, char order)
+{
+	CHECK(write(child.to, &order, 1) == 1);
+	hear(child.from);
+}
+
+static void imported_elsewhere(struct child child, bool closed_first, bool mapped)
+{
+	int fd;
+	begin(child.pid);
+	CUmemGenericAllocationHandle handle = make_exported(&fd);
+	send_fd(fd);
+	tell(child, 'i');
+	if (mapped)
+		tell(child, 'm');
+	FIGURES(1, 0, 1);
+	if (closed_first) {
+		close(fd);
+		tell(child, 'c');
+		FIGURES(1, 0, 1);
+		OK(cuMemRelease(handle));
+	} else {
+		OK(cuMemRelease(handle));
+		FIGURES(0, 0, 1);
+		close(fd);
+		FIGURES(0, 0, 1);
+		tell(child, 'c');
+	}
+	FIGURES(0, 1, 1);
+	tell(child, mapped ? 'u' : 'r');
+	FIGURES(0, 0, 0);
+}
+
+// The exporter is killed, with its descriptor: those of others count, and after them who has imported it.
+static void exporter_killed(struct child child, bool imported, bool descriptor)
+{
+	CUmemGenericAllocationHandle handle = 0;
+	tell(child, 's');
+	begin(child.pid);
+	tell(child, 'e');
+	int fd = receive_fd();
+	if (imported)
+		handle = import(fd);
+	if (!descriptor)
+		close(fd);
+	FIGURES(0, 1, 1);
+	kill(child.pid, SIGKILL);
+	EQUAL(finish(child), 128 + SIGKILL);
+	other = 0;
+	device_before -= 518 * MIB;
+	if (descriptor) {
+		FIGURES(0, 0, 1);
+		close(fd);
+	}
+	FIGURES(imported, 0, imported);
+	if (imported)
+		OK(cuMemRelease(handle));
+	FIGURES(0, 0, 0);
+}
+
+static void descriptors(const struct child child[5])
+{
+	descriptor_outlives_original(false);
+	descriptor_outlives_original(true);
+	descriptor_closed_first();
+	descriptor_alone();
+	mapping_of_original();
+	tell(child[4], 's');
+	for (int way = 0; way < 4; way++)
+		imported_elsewhere(child[4], way % 2 != 0, way / 2 != 0);
+	CHECK(write(child[4].to, "q", 1) == 1);
+	EQUAL(finish(child[4]), 0);
+	for (int way = 0; way < 4; way++)
+		exporter_killed(child[way], way % 2 != 0, way / 2 != 0);
+}
+
 int main(void)
 {
 	CUipcMemHandle ipc;
@@ -75,7 +311,9 @@ int main(void)
 	char byte;
 	EQUAL(nvmlInit_v2(), NVML_SUCCESS);
 	CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, sockets) == 0);
-	struct child child = spawn(export_all);
+	struct child child = spawn(export_all), later[5];
+	for (int i = 0; i < 5; i++)
+		later[i] = spawn(obey); // before this process starts the driver: it does not outlive a fork
 	CHECK(read(child.from, &ipc, sizeof(ipc)) == sizeof(ipc));
 	int vmm_fd = receive_fd(), pool_fd = receive_fd();
 	CHECK(read(child.from, &data, sizeof(data)) == sizeof(data));
@@ -101,7 +339,10 @@ int main(void)
 	EQUAL(process_bytes(0, child.pid), exported);
 	kill(child.pid, SIGKILL);
 	EQUAL(finish(child), 128 + SIGKILL);
-	EQUAL(process_bytes(0, getpid()), (518 + 10 + 20) * MIB); // now to the one that still holds it
+	EQUAL(process_bytes(0, getpid()), (518 + 10) * MIB); // now to the one that still holds it,
+	EQUAL(used_bytes(0), (518 + 10 + 20) * MIB);
+	close(vmm_fd); // for an allocation once nobody has a descriptor of it
+	EQUAL(process_bytes(0, getpid()), (518 + 10 + 20) * MIB);
 	OK(cuMemcpyDtoH_v2(&byte, plain, 1));
 	EQUAL(byte, 'p');
 	OK(cuIpcCloseMemHandle(plain));
@@ -110,5 +351,6 @@ int main(void)
 	OK(cuMemUnmap(mapped, 20 * MIB));
 	OK(cuMemFreeAsync(pooled, NULL));
 	EQUAL(used_bytes(0), 518 * MIB);
+	descriptors(later);
 	return 0;
 }

@@ -2,6 +2,7 @@
 // Virtual memory management: physical memory by handle, addresses reserved apart from it. Physical memory lives until
 // its handle is released, its last mapping gone and no other process holds it; it belongs to the device that it was
 // asked for, context or none.
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -38,7 +39,7 @@ void sim_vmm_let_go(struct sim_vmm *handle)
 		return;
 	sim_multicast_unbind_all(handle);
 	if (handle->shared_block >= 0)
-		sim_shared_release(handle->shared_block);
+		sim_shared_release(handle->shared_block, handle->original);
 	else if (handle->device >= 0)
 		sim_gpu_uncharge(sim_device[handle->device].gpu, handle->bytes);
 	if (handle->own_fd)
@@ -117,14 +118,14 @@ CUresult cuMemCreate(
 	if (result == CUDA_SUCCESS && prop->requestedHandleTypes == CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR && gpu >= 0) {
 		handle->shared_block = sim_shared_create(gpu, size, -1, 0);
 		handle->own_fd = true;
-		handle->fd =
-			handle->shared_block < 0 ? -1 : sim_share_file("vmm", sim_state->block[handle->shared_block].id, gpu, size);
+		handle->original = true;
+		handle->fd = handle->shared_block < 0 ? -1 : sim_shared_file(handle->shared_block);
 	} else if (result == CUDA_SUCCESS) {
 		handle->fd = sim_backing_file(size, &handle->offset);
 	}
 	if (result == CUDA_SUCCESS && handle->fd < 0) {
 		if (handle->shared_block >= 0)
-			sim_shared_release(handle->shared_block);
+			sim_shared_release(handle->shared_block, true);
 		else if (gpu >= 0)
 			sim_gpu_uncharge(gpu, size);
 		result = CUDA_ERROR_OUT_OF_MEMORY;
@@ -388,7 +389,7 @@ CUresult cuMemExportToShareableHandle(
 	if (out == NULL || handle == NULL || flags != 0 || type != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
 		|| !handle->own_fd)
 		return CUDA_ERROR_INVALID_VALUE;
-	int fd = dup(handle->fd);
+	int fd = sim_shared_export(handle->shared_block, handle->fd);
 	if (fd < 0)
 		return CUDA_ERROR_OPERATING_SYSTEM;
 	*(int *)out = fd;
@@ -418,7 +419,7 @@ CUresult cuMemImportFromShareableHandle(
 	int block = sim_shared_find(id);
 	struct sim_vmm *handle = block >= 0 && sim_slot >= 0 ? sim_vmm_make(&properties, bytes) : NULL;
 	if (handle != NULL) {
-		handle->fd = dup((int)(intptr_t)osHandle);
+		handle->fd = sim_shared_reopen((int)(intptr_t)osHandle, O_CLOEXEC);
 		handle->own_fd = true;
 		handle->shared_block = block;
 		if (handle->fd < 0 || !sim_shared_hold(block)) {

@@ -23,6 +23,7 @@ struct sim_vmm {
 	uint64_t offset;
 	bool own_fd; // a file of its own, so that it can be exported
 	int shared_block;
+	bool original; // made by cuMemCreate, not imported
 	CUmemAllocationProp properties;
 	bool multicast;
 	unsigned devices_wanted, devices; // of a multicast object: how many it is for, those added (a bit each)

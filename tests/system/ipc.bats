@@ -21,6 +21,10 @@ load gpu_slice
 	in_slice 4G ipc keep
 }
 
+@test "memory that an open descriptor keeps is charged, though the driver shows it to nobody" {
+	in_slice 4G ipc descriptor
+}
+
 @test "a pool that is imported is charged once, with its exporter" {
 	in_slice 4G ipc pool
 }

@@ -3,9 +3,13 @@
 // arrays, logical endpoints. The hooks on a driver that says yes (or no) to everything; charges are counted here.
 #include "cmocka_all.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 // The library's own files, which are part of no library to link with.
 #include "../../src/preload/private.c"
 #include "../../src/preload/track.c"
+#include "../../src/preload/descriptor.c"
 // after the table, whose static functions have the shorter names
 #include "../../src/preload/cuda_vmm.c"
 
@@ -86,7 +90,7 @@ void softmig_exported(uint64_t bytes)
 
 void softmig_export_ended(struct softmig_gpu *gpu, uint64_t bytes, uint64_t since_ns)
 {
-	assert_int_equal(charged[gpu->ledger], (int64_t)exported_bytes); // not before it is passed on
+	assert_true(charged[gpu->ledger] >= (int64_t)bytes); // not given back before it is passed on
 	exported_bytes -= bytes;
 	passed_on += (int64_t)bytes;
 	passed_since_ns = since_ns;
@@ -266,7 +270,7 @@ static void tiles_of_sparse_arrays_hold_memory(void **state)
 static void what_was_exported_is_passed_on_once_before_it_is_given_back(void **state)
 {
 	CUmemGenericAllocationHandle a = create(0), b = create(0);
-	int fd;
+	int fd = -1;
 	(void)state;
 	clock_ns = 5 * SINCE_NS + 1;
 	assert_int_equal(hook_cuMemExportToShareableHandle(&fd, a, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0), CUDA_SUCCESS);
@@ -278,6 +282,79 @@ static void what_was_exported_is_passed_on_once_before_it_is_given_back(void **s
 	ends(a, 0, true);
 	assert_int_equal(passed_on, 2 * MIB);
 	assert_int_equal(passed_since_ns, 5 * SINCE_NS); // the first time, rounded down: who imported since may have it
+}
+
+// Exported by an open descriptor.
+static int export_by_descriptor(CUmemGenericAllocationHandle handle)
+{
+	int fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	assert_true(fd >= 0);
+	assert_int_equal(hook_cuMemExportToShareableHandle(&fd, handle, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0), CUDA_SUCCESS);
+	return fd;
+}
+
+static void an_open_descriptor_holds_what_nvml_shows_to_nobody(void **state)
+{
+	CUmemGenericAllocationHandle a = create(0), again = 55;
+	int fd = export_by_descriptor(a);
+	(void)state;
+	assert_int_equal(gpus[0].unseen_bytes, 0);
+	assert_int_equal(hook_cuMemRelease(a), CUDA_SUCCESS);
+	assert_int_equal(charged[0], 2 * MIB);
+	assert_int_equal(gpus[0].unseen_bytes, 2 * MIB);
+	assert_int_equal(hook_cuMemImportFromShareableHandle(&again, (void *)(intptr_t)fd, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR), CUDA_SUCCESS);
+	assert_int_equal(hook_cuMemMap(64 * MIB, 2 * MIB, 0, again, 0), CUDA_SUCCESS);
+	assert_int_equal(hook_cuMemRelease(again), CUDA_SUCCESS);
+	assert_int_equal(charged[0], 2 * MIB); // once
+	assert_int_equal(imports, 0);
+	assert_int_equal(gpus[0].unseen_bytes, 2 * MIB);
+	close(fd);
+	softmig_descriptors_look();
+	assert_int_equal(charged[0], 2 * MIB);
+	assert_int_equal(gpus[0].unseen_bytes, 0); // now it is the importer's
+	assert_int_equal(hook_cuMemUnmap(64 * MIB, 2 * MIB), CUDA_SUCCESS);
+	assert_int_equal(charged[0], 0);
+	assert_int_equal(handed_over[0], 2 * MIB);
+	assert_int_equal(passed_on, 2 * MIB);
+}
+
+static void a_descriptor_that_was_closed_holds_nothing(void **state)
+{
+	CUmemGenericAllocationHandle a = create(0), b = create(1);
+	int fd = export_by_descriptor(a);
+	(void)state;
+	close(fd);
+	assert_int_equal(hook_cuMemRelease(a), CUDA_SUCCESS);
+	assert_int_equal(charged[0], 0);
+	assert_int_equal(gpus[0].unseen_bytes, 0);
+	a = create(0);
+	fd = export_by_descriptor(a);
+	assert_int_equal(hook_cuMemRelease(a), CUDA_SUCCESS);
+	assert_int_equal(charged[0], 2 * MIB);
+	close(fd);
+	assert_int_equal(export_by_descriptor(b), fd); // its number stands for another's memory now
+	assert_int_equal(charged[0], 0);
+	assert_int_equal(charged[1], 2 * MIB);
+	close(fd);
+	assert_int_equal(hook_cuMemRelease(b), CUDA_SUCCESS);
+	assert_int_equal(charged[1], 0);
+}
+
+static void a_mapping_of_the_original_is_seen_by_nvml(void **state)
+{
+	CUmemGenericAllocationHandle a = create(0);
+	int fd = export_by_descriptor(a);
+	(void)state;
+	assert_int_equal(hook_cuMemMap(64 * MIB, 2 * MIB, 0, a, 0), CUDA_SUCCESS);
+	assert_int_equal(hook_cuMemRelease(a), CUDA_SUCCESS);
+	assert_int_equal(gpus[0].unseen_bytes, 0);
+	assert_int_equal(hook_cuMemUnmap(64 * MIB, 2 * MIB), CUDA_SUCCESS);
+	assert_int_equal(charged[0], 2 * MIB);
+	assert_int_equal(gpus[0].unseen_bytes, 2 * MIB); // held by the descriptor alone
+	close(fd);
+	softmig_descriptors_look();
+	assert_int_equal(charged[0], 0);
+	assert_int_equal(gpus[0].unseen_bytes, 0);
 }
 
 static void imports_are_counted_while_they_last(void **state)
@@ -302,6 +379,9 @@ int main(void)
 		cmocka_unit_test_setup(unbinding_asks_nvml, fresh),
 		cmocka_unit_test_setup(tiles_of_sparse_arrays_hold_memory, fresh),
 		cmocka_unit_test_setup(what_was_exported_is_passed_on_once_before_it_is_given_back, fresh),
+		cmocka_unit_test_setup(an_open_descriptor_holds_what_nvml_shows_to_nobody, fresh),
+		cmocka_unit_test_setup(a_descriptor_that_was_closed_holds_nothing, fresh),
+		cmocka_unit_test_setup(a_mapping_of_the_original_is_seen_by_nvml, fresh),
 		cmocka_unit_test_setup(imports_are_counted_while_they_last, fresh),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

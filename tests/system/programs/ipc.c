@@ -350,6 +350,45 @@ static void keep(const char *self)
 	judge_three(unmap, address);
 }
 
+// ---- An open descriptor holds memory that the driver shows to no process.
+
+static void descriptor(const char *self)
+{
+	CUmemAllocationProp prop = {.type = CU_MEM_ALLOCATION_TYPE_PINNED,
+	                            .requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR,
+	                            .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = 0}};
+	CUmemGenericAllocationHandle original, again;
+	CUdeviceptr address, none;
+	int fd;
+	start_observer(self);
+	use_device(0);
+	OK(CU(cuMemAddressReserve)(&address, SIZE, 0, 0, 0));
+	uint64_t before = slice_bytes(), outside = outside_bytes(0);
+	for (int alone = 0; alone < 2; alone++) {
+		OK(CU(cuMemCreate)(&original, SIZE, &prop, 0));
+		OK(CU(cuMemExportToShareableHandle)(&fd, original, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
+		OK(CU(cuMemRelease)(original));
+		EXPECT(outside_bytes(0), outside); // as if it were gone
+		EXPECT(slice_bytes() - before, SIZE);
+		REFUSED(CU(cuMemAlloc_v2)(&none, limit_bytes())); // settles
+		EXPECT(slice_bytes() - before, SIZE);
+		if (!alone) {
+			OK(CU(cuMemImportFromShareableHandle)(&again, (void *)(uintptr_t)fd, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR));
+			OK(CU(cuMemMap)(address, SIZE, 0, again, 0));
+			OK(CU(cuMemRelease)(again));
+			EXPECT(slice_bytes() - before, SIZE); // once
+			EXPECT(outside_bytes(0), outside);
+		}
+		close(fd);
+		REFUSED(CU(cuMemAlloc_v2)(&none, limit_bytes()));
+		EXPECT(outside_bytes(0) - outside, alone ? 0 : SIZE);
+		EXPECT(slice_bytes() - before, alone ? 0 : SIZE);
+		if (!alone)
+			OK(CU(cuMemUnmap)(address, SIZE));
+		EXPECT(slice_bytes(), before);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	if (argc == 2 && strcmp(argv[1], "memory") == 0)
@@ -360,6 +399,8 @@ int main(int argc, char **argv)
 		two(argv[0], import_pool, export_pool);
 	else if (argc == 2 && strcmp(argv[1], "outlive") == 0)
 		outlive(argv[0]);
+	else if (argc == 2 && strcmp(argv[1], "descriptor") == 0)
+		descriptor(argv[0]);
 	else if (argc == 2 && strcmp(argv[1], "keep") == 0)
 		keep(argv[0]);
 	else

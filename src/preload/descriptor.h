@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+// File descriptors that stand for memory which this process has exported. As long as one is open anywhere and the exporter has let go of the memory,
+// the driver shows it in no process's figure (docs/driver-facts.md), though it is there, and can be imported again. Nothing tells that a descriptor was
+// closed, so they are looked at. Owns: which are open, and for which allocation. Must never: keep one open, take one off the program.
+#ifndef SOFTMIG_PRELOAD_DESCRIPTOR_H
+#define SOFTMIG_PRELOAD_DESCRIPTOR_H
+#include <stdbool.h>
+#include <stdint.h>
+
+// fd stands for the allocation (a number of cuda_vmm.c's) from now on. *former: the one it stood for before, so that it was closed meanwhile; 0: none.
+// False: no memory to note it in.
+bool softmig_descriptor_add(int fd, uint64_t allocation, uint64_t *former);
+// The allocation that it stands for, if it has not been closed since, as far as can be told. 0: none of ours.
+uint64_t softmig_descriptor_of(int fd);
+// Is one open that stands for the allocation?
+bool softmig_descriptor_is_open(uint64_t allocation);
+// Forgets one that was closed; returns the allocation it stood for. 0: none.
+uint64_t softmig_descriptor_closed(void);
+#endif
