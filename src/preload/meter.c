@@ -74,6 +74,7 @@ void softmig_meter_before(struct softmig_meter_launch *launch, CUstream stream, 
 	CUcontext context;
 	bool known;
 	launch->lane = NULL;
+	launch->looks = false;
 	stream = plain_name(stream, per_thread, &context);
 	if (atomic_load_explicit(&softmig_meter_captures, memory_order_relaxed) > 0) {
 		CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
@@ -100,6 +101,8 @@ void softmig_meter_before(struct softmig_meter_launch *launch, CUstream stream, 
 		now_ns = softmig_meter_admit(meter, launch->estimate_ns, now_ns);
 		if (now_ns == 0)
 			return;
+		launch->looks = meter->pages_later;
+		meter->pages_later = false;
 		lane = lane_of(stream, context, now_ns); // it may have been given away meanwhile
 		if (lane == NULL) {
 			softmig_meter_unlock();
@@ -129,18 +132,34 @@ void softmig_meter_before(struct softmig_meter_launch *launch, CUstream stream, 
 	softmig_meter_unlock();
 }
 
+// The GPU has its work meanwhile.
+static void look_now(struct softmig_meter *meter)
+{
+	uint64_t now_ns = softmig_meter_clock_ns();
+	softmig_meter_read_pages(meter, now_ns);
+	softmig_gate_has_looked(&meter->gate, &meter->turn, now_ns);
+}
+
+static void submitted(const struct softmig_meter_launch *launch, struct softmig_meter *meter)
+{
+	if (launch->due) {
+		int mode = softmig_stream_relax();
+		softmig_lane_close(launch->lane, softmig_meter_self(), true, meter->gate.sharers > 0, softmig_meter_clock_ns());
+		softmig_stream_restore(mode);
+	}
+	if (launch->looks)
+		look_now(meter);
+}
+
 CUresult softmig_meter_after(struct softmig_meter_launch *launch, CUresult result)
 {
 	struct softmig_lane *lane = launch->lane;
-	if (lane == NULL || (result == CUDA_SUCCESS && !launch->due) || !softmig_meter_lock())
+	if (lane == NULL || (result == CUDA_SUCCESS && !launch->due && !launch->looks) || !softmig_meter_lock())
 		return result;
-	if (result != CUDA_SUCCESS) {
+	if (result != CUDA_SUCCESS)
 		softmig_lane_unlaunch(lane, launch->estimate_ns);
-	} else if (lane->home != NULL) {
-		int mode = softmig_stream_relax();
-		softmig_lane_close(lane, softmig_meter_self(), true, softmig_meters[lane->home->gpu].gate.sharers > 0, softmig_meter_clock_ns());
-		softmig_stream_restore(mode);
-	}
+	else if (lane->home != NULL)
+		submitted(launch, &softmig_meters[lane->home->gpu]);
 	softmig_meter_unlock();
 	return result;
 }

@@ -16,7 +16,8 @@ struct softmig_meter_launch {
 	struct softmig_lane *lane; // NULL: not metered (captured, no GPU of the slice)
 	struct softmig_estimate *estimate;
 	uint64_t estimate_ns;
-	bool due; // an event follows
+	bool due;   // an event follows
+	bool looks; // neighbours' pages are read when it is submitted
 };
 
 // One command for stream; per_thread: the caller came through a _ptsz function. key names what it is (estimate.h); dependent: it

@@ -29,6 +29,7 @@ struct softmig_meter {
 	struct softmig_turn turn;
 	struct softmig_turn_directory directory;
 	uint64_t pages_ns;
+	bool pages_later; // they are due, and read as soon as the command at hand is submitted
 	uint64_t active[SOFTMIG_METER_ACTIVE]; // lanes that may have work
 	struct softmig_lane_scene scene;
 	uint64_t crowd_busy_ns, crowd_estimated_ns; // since the scene's crowd was last compared
@@ -92,4 +93,6 @@ void softmig_meter_settle(struct softmig_meter *meter, uint64_t now_ns);
 // Returns the time; 0: the lock is lost (see softmig_meter_lock).
 uint64_t softmig_meter_admit(struct softmig_meter *meter, uint64_t estimate_ns, uint64_t now_ns);
 void softmig_meter_pause_until(uint64_t until_ns);
+// What neighbours say. The lock is held, and there are turns.
+void softmig_meter_read_pages(struct softmig_meter *meter, uint64_t now_ns);
 #endif

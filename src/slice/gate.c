@@ -178,6 +178,25 @@ static void give_up(struct softmig_turn *turn, unsigned pct, uint64_t now_ns)
 	softmig_turn_leave(turn, now_ns);
 }
 
+// What it may submit between others' turns after this pause. Only the program's own pauses count, not those that it was told to make.
+static int64_t burst_after_pause(const struct softmig_gate *gate, uint64_t now_ns)
+{
+	if (gate->waits || gate->busy_last_ns == 0 || now_ns <= gate->busy_last_ns)
+		return gate->burst_ns;
+	return least(BURST_NS, gate->burst_ns + (int64_t)(now_ns - gate->busy_last_ns) / BURST_PAUSE);
+}
+
+bool softmig_gate_may_look_later(const struct softmig_gate *gate, bool in_flight, uint64_t estimate_ns, uint64_t now_ns)
+{
+	return !in_flight && !gate->waits && !gate->contested && gate->sharers == 0 && burst_after_pause(gate, now_ns) >= (int64_t)estimate_ns;
+}
+
+void softmig_gate_has_looked(struct softmig_gate *gate, const struct softmig_turn *turn, uint64_t now_ns)
+{
+	if (softmig_turn_others(turn, now_ns) > 0)
+		atomic_store_explicit(&gate->credit_ns, 0, memory_order_relaxed);
+}
+
 static struct softmig_gate_answer decide(struct softmig_gate *gate, struct softmig_share *share, struct softmig_turn *turn,
                                                const struct softmig_gate_ask *ask)
 {
@@ -196,9 +215,8 @@ static struct softmig_gate_answer decide(struct softmig_gate *gate, struct softm
 	int64_t outstanding_ns = (int64_t)ask->outstanding_ns, estimate_ns = (int64_t)ask->estimate_ns;
 	int64_t credit_ns = CREDIT_NS;
 
-	// Only the program's own pauses count, not those that it was told to make.
-	if (!gate->waits && gate->busy_last_ns != 0 && now_ns > gate->busy_last_ns && !ask->in_flight)
-		gate->burst_ns = least(BURST_NS, gate->burst_ns + (int64_t)(now_ns - gate->busy_last_ns) / BURST_PAUSE);
+	if (!ask->in_flight)
+		gate->burst_ns = burst_after_pause(gate, now_ns);
 	gate->busy_last_ns = now_ns;
 	if (!ask->in_flight)
 		softmig_share_mark(share, gate->tag, 0, now_ns);

@@ -64,6 +64,12 @@ struct softmig_gate_answer {
 struct softmig_gate_answer softmig_gate_decide(struct softmig_gate *gate, struct softmig_share *share, struct softmig_turn *turn,
                                                const struct softmig_gate_ask *ask);
 
+// May neighbours' pages be read when the command has been submitted, instead of before? If this process has nothing on the GPU, nobody was there before its
+// pause, and the command might be submitted between others' turns, whoever has come.
+bool softmig_gate_may_look_later(const struct softmig_gate *gate, bool in_flight, uint64_t estimate_ns, uint64_t now_ns);
+// It has been, and the pages are read: if somebody has come, what comes next is asked about.
+void softmig_gate_has_looked(struct softmig_gate *gate, const struct softmig_turn *turn, uint64_t now_ns);
+
 // The process was busy on the GPU from from_ns to to_ns: bills what is new, less what the GPU did for others meanwhile.
 // Returns the GPU time charged.
 uint64_t softmig_gate_bill(struct softmig_gate *gate, struct softmig_share *share, unsigned pct, bool borrow, uint64_t from_ns,

@@ -64,6 +64,7 @@ struct sim_process {
 	int in_burst;
 	bool syncing;
 	uint64_t next_length_ns;
+	unsigned looked_later; // how often it read its neighbours' pages after a submission
 	uint64_t latency_ns[4096]; // of bursts
 	int latencies;
 	uint64_t burst_began_ns;
@@ -343,7 +344,9 @@ static void sim_step(struct sim *sim, struct sim_process *process)
 		return;
 	}
 	sim_sweep(sim, process);
-	if (job->has_page)
+	bool later = job->has_page && softmig_gate_may_look_later(gate, process->count > 0, (uint64_t)estimate_ns, sim->now_ns);
+	process->looked_later += later;
+	if (job->has_page && !later)
 		sim_read_pages(sim, process);
 	struct softmig_gate_ask ask = {.now_ns = sim->now_ns, .pct = job->pct, .borrow = job->borrow, .in_flight = process->count > 0,
 	                               .outstanding_ns = sim_outstanding(sim, process), .estimate_ns = (uint64_t)estimate_ns};
@@ -355,6 +358,10 @@ static void sim_step(struct sim *sim, struct sim_process *process)
 	struct softmig_gate_answer answer = softmig_gate_decide(gate, &job->share, job->has_page ? &process->turn : NULL, &ask);
 	if (answer.reason == SOFTMIG_GATE_GO) {
 		sim_submit(sim, process);
+		if (later) {
+			sim_read_pages(sim, process);
+			softmig_gate_has_looked(gate, &process->turn, sim->now_ns);
+		}
 		return;
 	}
 	uint64_t until_ns = answer.until_ns;

@@ -269,6 +269,32 @@ static void an_inference_loop_beside_a_busy_neighbour_costs_neither_much(void **
 	assert_true(median_ns[1] <= median_ns[0]);
 }
 
+static void who_was_alone_before_a_pause_looks_around_after_it_has_submitted(void **state)
+{
+	(void)state;
+	struct sim *sim = sim_new();
+	struct sim_job *small = sim_job(sim, 50);
+	struct sim_process *process = sim_process(sim, small, 10 * US);
+	process->burst = 1;
+	process->pause_ns = 2 * MS;
+	sim_run(sim, SEC);
+	unsigned alone = process->looked_later;
+	assert_true(alone >= 450); // at nearly every one of 500
+	struct sim_process *long_one = sim_process(sim, small, 20 * MS);
+	long_one->burst = 1;
+	long_one->pause_ns = 20 * MS;
+	sim_run(sim, SEC);
+	assert_int_equal(long_one->looked_later, 0); // that may not pass beside others
+	sim_kill(long_one);
+	struct sim_job *busy = sim_job(sim, 50);
+	sim_process(sim, busy, MS);
+	sim_run(sim, SEC);
+	alone = process->looked_later;
+	sim_run(sim, SEC);
+	assert_true(process->looked_later <= alone + 2); // while somebody is there, before
+	free(sim);
+}
+
 // ---- bad neighbours: the good one (50 %, 1 ms kernels) never gets less than 0.95 of what plain time-slicing gives it, 45.2 %,
 // nor of its share where that is less
 
@@ -494,6 +520,7 @@ int main(void)
 		cmocka_unit_test(borrowing_takes_what_is_idle_and_gives_it_back),
 		cmocka_unit_test(a_small_kernel_now_and_then_passes_at_once),
 		cmocka_unit_test(an_inference_loop_beside_a_busy_neighbour_costs_neither_much),
+		cmocka_unit_test(who_was_alone_before_a_pause_looks_around_after_it_has_submitted),
 		cmocka_unit_test(a_neighbour_that_lies_in_its_page_gains_nothing),
 		cmocka_unit_test(a_neighbour_with_endless_kernels_does_not_starve_the_other),
 		cmocka_unit_test(a_neighbour_that_is_stopped_or_killed_in_its_turn_is_passed_over),
