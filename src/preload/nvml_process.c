@@ -151,3 +151,10 @@ nvmlReturn_t hook_nvmlDeviceGetAccountingStats(nvmlDevice_t device, unsigned int
 		return NVML_ERROR_NOT_FOUND;
 	return DRIVER(nvmlDeviceGetAccountingStats)(device, pid, stats);
 }
+
+nvmlReturn_t hook_nvmlDeviceGetAccountingStats_v2(nvmlDevice_t device, nvmlAccountingStats_v2_t *stats)
+{
+	if (stats != NULL && !softmig_own_process((pid_t)stats->pid))
+		return NVML_ERROR_NOT_FOUND;
+	return DRIVER(nvmlDeviceGetAccountingStats_v2)(device, stats);
+}

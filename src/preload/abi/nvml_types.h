@@ -207,6 +207,13 @@ typedef struct nvmlAccountingStats_st {
 	unsigned int reserved[5];
 } nvmlAccountingStats_t;
 
+typedef struct nvmlAccountingStats_v2_st {
+	unsigned int pid, isRunning, gpuUtilization, memoryUtilization;
+	unsigned long long maxMemoryUsage;
+	unsigned int sampleCount;
+	unsigned long long sumGpuUtil, sumFbUtil, time, startTime;
+} nvmlAccountingStats_v2_t;
+
 typedef struct nvmlConfComputeMemSizeInfo_st {
 	unsigned long long protectedMemSizeKib, unprotectedMemSizeKib;
 } nvmlConfComputeMemSizeInfo_t;
