@@ -24,6 +24,7 @@ struct block {
 	uint32_t count;      // allocations told less releases told
 	uint16_t early;      // allocations that were told before the release of the same address
 	uint8_t gpu;
+	bool exported;
 };
 
 // All zero is an empty table, and what a forked child finds.
@@ -33,7 +34,6 @@ struct table {
 	struct block *blocks;
 	struct block *last; // looked for last
 	union bitmap *spare;
-	_Atomic bool exported; // see softmig_block_exported
 };
 
 static struct softmig_private private_table;
@@ -232,38 +232,46 @@ __attribute__((hot)) enum softmig_block softmig_block_leave(uint64_t pointer, in
 			*word ^= bit;
 			*gpu = block->gpu;
 			told = --block->count == 0 ? SOFTMIG_BLOCK_ENDS : SOFTMIG_BLOCK_HELD;
-			if (told == SOFTMIG_BLOCK_ENDS)
+			if (told == SOFTMIG_BLOCK_ENDS) {
+				*gpu += block->exported ? SOFTMIG_BLOCK_EXPORTED : 0;
 				take_out(table, block);
+			}
 		}
 	}
 	unlock(table);
 	return told;
 }
 
-void softmig_block_exported(void)
+bool softmig_block_export(uint64_t pointer)
 {
 	struct table *table = table_get();
-	if (table != NULL)
-		atomic_store(&table->exported, true);
+	bool first = false;
+
+	if (table == NULL)
+		return false;
+	lock(table);
+	struct block *block = find(table, pointer);
+	if (block != NULL) {
+		first = !block->exported;
+		block->exported = true;
+	}
+	unlock(table);
+	return first;
 }
 
-bool softmig_block_is_exported(void)
-{
-	struct table *table = table_get();
-	return table != NULL && atomic_load_explicit(&table->exported, memory_order_relaxed);
-}
-
-unsigned softmig_block_forget(int gpu, uint64_t context)
+unsigned softmig_block_forget(int gpu, uint64_t context, unsigned *exported)
 {
 	struct table *table = table_get();
 	unsigned count = 0;
 
+	*exported = 0;
 	if (table == NULL)
 		return 0;
 	lock(table);
 	for (uint32_t i = 0; i < table->size;) {
 		struct block *block = &table->blocks[i];
 		if (block->taken != NULL && block->gpu == gpu && (context == 0 || block->context == context)) {
+			*exported += block->exported;
 			take_out(table, block); // another one may have moved up into its place; one that moved from the front has been looked at
 			count++;
 		} else {

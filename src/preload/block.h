@@ -22,13 +22,14 @@ enum softmig_block {
 enum softmig_block softmig_block_join(uint64_t pointer);
 // An allocation at pointer, whose block is made known if it is not (ENDS: it was not). NONE: no memory for it.
 enum softmig_block softmig_block_make(uint64_t pointer, int gpu, uint64_t context);
-// Some small allocation of this process has been exported. From then on, may any block be held by others?
-void softmig_block_exported(void);
-bool softmig_block_is_exported(void);
+// The allocation at pointer has been exported, so others may hold its block from now on. True: the first of its block.
+bool softmig_block_export(uint64_t pointer);
 // Is pointer an allocation in a block?
 bool softmig_block_has(uint64_t pointer);
-// The allocation at pointer was freed. *gpu: where its block lies. NONE: it is none of a block's.
+// The allocation at pointer was freed. *gpu: where its block lies, and SOFTMIG_BLOCK_EXPORTED added where that has ended and others may hold it. NONE: it is
+// none of a block's.
+#define SOFTMIG_BLOCK_EXPORTED 0x100
 enum softmig_block softmig_block_leave(uint64_t pointer, int *gpu);
-// Forgets the blocks of the GPU that hang on context (0: on any). Returns how many there were.
-unsigned softmig_block_forget(int gpu, uint64_t context);
+// Forgets the blocks of the GPU that hang on context (0: on any). Returns how many there were; *exported: how many of these others may hold.
+unsigned softmig_block_forget(int gpu, uint64_t context, unsigned *exported);
 #endif

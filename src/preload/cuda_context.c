@@ -150,9 +150,9 @@ static void gone(struct softmig_gpu *gpu, CUcontext context)
 		;
 	while (softmig_track_remove_any(gpu->ledger, count <= 1 ? 0 : (uint64_t)(uintptr_t)context, &cursor, &entry))
 		softmig_uncharge_entry(&entry);
-	uint64_t blocks = softmig_block_forget(gpu->ledger, count <= 1 ? 0 : (uint64_t)(uintptr_t)context);
-	if (softmig_block_is_exported())
-		softmig_pass_on(gpu, blocks * SOFTMIG_GRANULE_BYTES, 0);
+	unsigned exported;
+	uint64_t blocks = softmig_block_forget(gpu->ledger, count <= 1 ? 0 : (uint64_t)(uintptr_t)context, &exported);
+	softmig_export_ended(gpu, exported * SOFTMIG_GRANULE_BYTES, 0);
 	softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, blocks * SOFTMIG_GRANULE_BYTES);
 	softmig_local_forget(gpu);
 	if (atomic_load(&gpu->nvml_blind))

@@ -32,6 +32,7 @@ CUresult hook_cuDeviceTotalMem(unsigned int *bytes, CUdevice dev)
 // that was lowered allows.
 static void clip(const struct softmig_gpu *gpu, uint64_t *free_bytes, uint64_t *total_bytes)
 {
+	softmig_descriptors_look();
 	uint64_t limit = softmig_gpu_limit_bytes(gpu);
 
 	if (limit >= *total_bytes)

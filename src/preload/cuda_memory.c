@@ -38,8 +38,6 @@ static uint64_t charge_of(uint64_t bytes)
 // A block of the GPU has come to an end in the driver. It may still hold small arrays.
 static void block_ended(struct softmig_gpu *gpu, bool certain)
 {
-	if (softmig_block_is_exported())
-		softmig_pass_on(gpu, SOFTMIG_GRANULE_BYTES, 0);
 	if (!certain || atomic_load_explicit(&gpu->shares_blocks, memory_order_relaxed))
 		softmig_uncharge_measured(gpu, SOFTMIG_GRANULE_BYTES);
 	else
@@ -309,8 +307,10 @@ static __attribute__((noinline)) void left_for_good(enum softmig_block told, int
 		softmig_pools_freed(); // a pool's after all
 		return;
 	}
-	struct softmig_gpu *gpu = softmig_gpu_by_index(index);
+	struct softmig_gpu *gpu = softmig_gpu_by_index(index & ~SOFTMIG_BLOCK_EXPORTED);
 	softmig_gpu_enter(gpu);
+	if (index & SOFTMIG_BLOCK_EXPORTED)
+		softmig_export_ended(gpu, SOFTMIG_GRANULE_BYTES, 0);
 	block_ended(gpu, softmig_lowerings() == seen);
 	softmig_gpu_leave(gpu);
 }

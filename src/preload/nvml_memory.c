@@ -29,6 +29,7 @@ static bool sliced(nvmlDevice_t device, uint64_t *total_bytes, uint64_t *used_by
 	uint64_t limit = softmig_gpu_limit_of(uuid, softmig_visible_number(visible, index, name), &entry);
 	if (entry < 0 || limit == UINT64_MAX)
 		return false;
+	softmig_descriptors_look();
 	int ledger = softmig_ledger_gpu(softmig_ledger_now(), uuid);
 	*total_bytes = limit;
 	*used_bytes = ledger < 0 ? 0 : softmig_ledger_used(softmig_ledger_now(), ledger);

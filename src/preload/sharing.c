@@ -26,13 +26,8 @@ void softmig_exported(uint64_t bytes)
 
 void softmig_export_ended(struct softmig_gpu *gpu, uint64_t bytes, uint64_t since_ns)
 {
-	softmig_pass_on(gpu, bytes, since_ns);
-	softmig_ledger_export(softmig_ledger_now(), bytes, false);
-}
-
-void softmig_pass_on(struct softmig_gpu *gpu, uint64_t bytes, uint64_t since_ns)
-{
 	softmig_ledger_pass_on(softmig_ledger_now(), gpu->ledger, bytes, since_ns);
+	softmig_ledger_export(softmig_ledger_now(), bytes, false);
 }
 
 // More or fewer imports; where they cannot be counted, there are some.
@@ -58,8 +53,7 @@ void softmig_import_ended(void)
 
 // ---- IPC handles
 
-// A large allocation is marked, so that its end is known to be an export's; of small ones the block may live on, whichever allocation in it was
-// exported, so all blocks count as exported from then on.
+// What is exported is marked, so that its end is known to be an export's. Of a small allocation the whole block may live on.
 CUresult hook_cuIpcGetMemHandle(CUipcMemHandle *pHandle, CUdeviceptr dptr)
 {
 	CUresult result = DRIVER(cuIpcGetMemHandle)(pHandle, dptr);
@@ -74,8 +68,7 @@ CUresult hook_cuIpcGetMemHandle(CUipcMemHandle *pHandle, CUdeviceptr dptr)
 	if (softmig_track_adjust(SOFTMIG_TRACK_POINTER, base, 1, 0, &entry)) {
 		if (entry.count == 1)
 			softmig_exported(entry.bytes);
-	} else {
-		softmig_block_exported();
+	} else if (softmig_block_export(dptr)) {
 		softmig_exported(SOFTMIG_BLOCK_BYTES);
 	}
 	return result;

@@ -10,8 +10,6 @@ void softmig_exported(uint64_t bytes);
 // The driver has let go of so much that was exported at since_ns (CLOCK_MONOTONIC) or later, and that is still charged: charges it to whoever may have it
 // open as well. The caller then takes it off.
 void softmig_export_ended(struct softmig_gpu *gpu, uint64_t bytes, uint64_t since_ns);
-// The same for what may be exported still, or never was: it counts as exported on.
-void softmig_pass_on(struct softmig_gpu *gpu, uint64_t bytes, uint64_t since_ns);
 // This process is about to import memory, which it then holds once more: before the driver's call.
 void softmig_import_begins(void);
 // The import failed, or what was imported has been let go of: after the driver's call.

@@ -13,6 +13,8 @@
 
 #define AT(block, unit) ((0x7f0000ull + (block)) * SOFTMIG_BLOCK_BYTES + (uint64_t)(unit) * 256)
 
+static unsigned exported; // blocks, of those forgotten
+
 static enum softmig_block leave(uint64_t pointer)
 {
 	int gpu = -1;
@@ -89,8 +91,8 @@ static void many_blocks_come_and_go_in_any_order(void **state)
 	for (int i = 0; i < BLOCKS; i++)
 		left += count[i] != 0;
 	assert_true(left > 0);
-	assert_int_equal(softmig_block_forget(3, 0), left);
-	assert_int_equal(softmig_block_forget(3, 0), 0);
+	assert_int_equal(softmig_block_forget(3, 0, &exported), left);
+	assert_int_equal(softmig_block_forget(3, 0, &exported), 0);
 }
 
 static void a_context_takes_along_its_own_blocks(void **state)
@@ -98,8 +100,8 @@ static void a_context_takes_along_its_own_blocks(void **state)
 	(void)state;
 	for (unsigned i = 0; i < 1000; i++)
 		assert_int_equal(softmig_block_make(AT(i * 37, 0), 3, 1 + i % 2), SOFTMIG_BLOCK_ENDS);
-	assert_int_equal(softmig_block_forget(4, 0), 0); // another GPU's
-	assert_int_equal(softmig_block_forget(3, 2), 500);
+	assert_int_equal(softmig_block_forget(4, 0, &exported), 0); // another GPU's
+	assert_int_equal(softmig_block_forget(3, 2, &exported), 500);
 	for (unsigned i = 0; i < 1000; i++)
 		assert_int_equal(leave(AT(i * 37, 0)), i % 2 == 0 ? SOFTMIG_BLOCK_ENDS : SOFTMIG_BLOCK_NONE);
 }
@@ -135,7 +137,7 @@ static void threads_that_are_given_each_others_addresses_leave_nothing_behind(vo
 		pthread_join(threads[i], NULL);
 	assert_true(atomic_load(&blocks_made) > 0);
 	assert_int_equal(atomic_load(&blocks_made), atomic_load(&blocks_ended));
-	assert_int_equal(softmig_block_forget(3, 0), 0);
+	assert_int_equal(softmig_block_forget(3, 0, &exported), 0);
 }
 
 static void a_forked_child_starts_with_nothing(void **state)
@@ -145,11 +147,31 @@ static void a_forked_child_starts_with_nothing(void **state)
 	softmig_block_make(AT(0, 0), 3, 1);
 	pid_t child = fork();
 	if (child == 0)
-		_exit(softmig_block_join(AT(0, 1)) == SOFTMIG_BLOCK_NONE && softmig_block_forget(3, 0) == 0 &&
+		_exit(softmig_block_join(AT(0, 1)) == SOFTMIG_BLOCK_NONE && softmig_block_forget(3, 0, &exported) == 0 &&
 		              softmig_block_make(AT(0, 1), 3, 1) == SOFTMIG_BLOCK_ENDS ? 0 : 1);
 	assert_int_equal(waitpid(child, &status, 0), child);
 	assert_int_equal(status, 0);
 	assert_int_equal(leave(AT(0, 0)), SOFTMIG_BLOCK_ENDS);
+}
+
+static void an_exported_block_says_so_when_it_ends(void **state)
+{
+	(void)state;
+	int gpu = -1;
+	softmig_block_make(AT(20, 0), 3, 1);
+	softmig_block_make(AT(20, 1), 3, 1);
+	softmig_block_make(AT(21, 0), 3, 1);
+	assert_false(softmig_block_export(AT(22, 0))); // none of a block's
+	assert_true(softmig_block_export(AT(20, 1)));
+	assert_false(softmig_block_export(AT(20, 0))); // the block is
+	assert_int_equal(softmig_block_leave(AT(20, 1), &gpu), SOFTMIG_BLOCK_HELD);
+	assert_int_equal(gpu, 3);
+	assert_int_equal(softmig_block_leave(AT(20, 0), &gpu), SOFTMIG_BLOCK_ENDS);
+	assert_int_equal(gpu, 3 + SOFTMIG_BLOCK_EXPORTED);
+	softmig_block_make(AT(20, 0), 3, 1); // another one there
+	assert_true(softmig_block_export(AT(20, 0)));
+	assert_int_equal(softmig_block_forget(3, 0, &exported), 2);
+	assert_int_equal(exported, 1);
 }
 
 int main(void)
@@ -162,6 +184,7 @@ int main(void)
 		cmocka_unit_test(a_context_takes_along_its_own_blocks),
 		cmocka_unit_test(threads_that_are_given_each_others_addresses_leave_nothing_behind),
 		cmocka_unit_test(a_forked_child_starts_with_nothing),
+		cmocka_unit_test(an_exported_block_says_so_when_it_ends),
 	};
 	return cmocka_run_group_tests_name("blocks", tests, NULL, NULL);
 }

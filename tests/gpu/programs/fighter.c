@@ -478,6 +478,8 @@ static int live(unsigned seed)
 				return 0;
 			give_everything(&life);
 			empty_pools(&life.worker);
+			size_t free_bytes, total_bytes;
+			CU(cuMemGetInfo_v2)(&free_bytes, &total_bytes); // a slice learns by it which descriptors have been closed
 			struct footprint seen = look();
 			printf("%lu %ld %ld %ld\n", steps, seen.resident_kib, seen.mappings, seen.descriptors);
 			fflush(stdout);
