@@ -213,26 +213,25 @@ CUresult hook_cuMemRelease(CUmemGenericAllocationHandle handle)
 	return result;
 }
 
-// Memory of this very process, imported again by a descriptor of its own: one more holder.
-static CUresult import_own(CUmemGenericAllocationHandle *handle, void *descriptor, CUmemAllocationHandleType type, uint64_t allocation)
+// Memory of this very process, imported again by a descriptor of its own: one more holder, which has been counted before the driver's call, so that it
+// does not end in between.
+static CUresult import_own(CUmemGenericAllocationHandle *handle, void *descriptor, CUmemAllocationHandleType type, const struct softmig_track_entry *allocation)
 {
-	struct softmig_track_entry entry, old, held = {.kind = SOFTMIG_TRACK_HANDLE, .more = allocation, .count = 1, .unseen = true};
+	struct softmig_gpu *gpu = softmig_gpu_by_index(allocation->gpu);
+	struct softmig_track_entry old;
 	struct ended ended = {0};
-	bool holds = hold(allocation, true, &entry); // held before it is imported, so that it does not end in between
 	CUresult result = DRIVER(cuMemImportFromShareableHandle)(handle, descriptor, type);
 
-	if (!holds)
-		return result;
-	struct softmig_gpu *gpu = softmig_gpu_by_index(entry.gpu);
 	softmig_gpu_enter(gpu);
-	held.gpu = entry.gpu;
-	held.key = result == CUDA_SUCCESS ? *handle : 0;
-	old.kind = SOFTMIG_TRACK_FREE;
-	if (result != CUDA_SUCCESS)
-		let_go(allocation, true, &ended);
-	else if (!softmig_track_adjust(SOFTMIG_TRACK_HANDLE, *handle, 1, 0, &old) && softmig_track_swap(&held, &old))
-		for (; old.kind != SOFTMIG_TRACK_FREE && old.count > 0; old.count--)
-			let_go(old.more, old.unseen, &ended);
+	if (result != CUDA_SUCCESS) {
+		let_go(allocation->key, true, &ended);
+	} else if (!softmig_track_adjust(SOFTMIG_TRACK_HANDLE, *handle, 1, 0, &old)) { // unless the driver answers with a handle that is held already
+		struct softmig_track_entry held = {
+			.kind = SOFTMIG_TRACK_HANDLE, .key = *handle, .more = allocation->key, .count = 1, .gpu = allocation->gpu, .unseen = true};
+		if (softmig_track_swap(&held, &old))
+			for (; old.kind != SOFTMIG_TRACK_FREE && old.count > 0; old.count--)
+				let_go(old.more, old.unseen, &ended);
+	}
 	softmig_gpu_leave(gpu);
 	finish(&ended);
 	return result;
@@ -243,8 +242,9 @@ static CUresult import_own(CUmemGenericAllocationHandle *handle, void *descripto
 CUresult hook_cuMemImportFromShareableHandle(CUmemGenericAllocationHandle *handle, void *osHandle, CUmemAllocationHandleType shHandleType)
 {
 	uint64_t own = shHandleType == CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR ? softmig_descriptor_of((int)(intptr_t)osHandle) : 0;
-	if (own != 0)
-		return import_own(handle, osHandle, shHandleType, own);
+	struct softmig_track_entry allocation;
+	if (own != 0 && hold(own, true, &allocation))
+		return import_own(handle, osHandle, shHandleType, &allocation);
 	softmig_import_begins();
 	CUresult result = DRIVER(cuMemImportFromShareableHandle)(handle, osHandle, shHandleType);
 	CUmemAllocationProp prop;
