@@ -183,8 +183,8 @@ int main(void)
 		cmocka_unit_test(many_blocks_come_and_go_in_any_order),
 		cmocka_unit_test(a_context_takes_along_its_own_blocks),
 		cmocka_unit_test(threads_that_are_given_each_others_addresses_leave_nothing_behind),
-		cmocka_unit_test(a_forked_child_starts_with_nothing),
 		cmocka_unit_test(an_exported_block_says_so_when_it_ends),
+		cmocka_unit_test(a_forked_child_starts_with_nothing),
 	};
 	return cmocka_run_group_tests_name("blocks", tests, NULL, NULL);
 }
