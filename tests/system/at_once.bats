@@ -5,21 +5,8 @@
 bats_require_minimum_version 1.5.0
 load gpu_slice
 
-setup() {
-	slice_setup
-	# shellcheck disable=SC2154 # work is of gpu_slice.bash
-	export SOFTMIG_SIM_CEILING=2G SOFTMIG_SIM_WITNESS=$work/witness # who steps above the limit, for however short
-}
-
-teardown() {
-	local above
-	# shellcheck disable=SC2154
-	above=$(cat "$work/witness" 2>/dev/null) || true
-	cat "$work/log" 2>/dev/null || true
-	slice_teardown
-	echo "$above"
-	[ -z "$above" ]
-}
+setup() { witness_setup 2G; }
+teardown() { witness_teardown; }
 
 # In a few seconds, or it hangs.
 at_once() {

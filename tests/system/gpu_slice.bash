@@ -13,6 +13,21 @@ slice_teardown() {
 	rm -rf "$work"
 }
 
+# witness_setup LIMIT: the same, in which the simulated driver notes who steps above the limit, for however short; then nobody may have.
+witness_setup() {
+	slice_setup
+	export SOFTMIG_SIM_CEILING=$1 SOFTMIG_SIM_WITNESS=$work/witness
+}
+
+witness_teardown() {
+	local above
+	above=$(cat "$work/witness" 2>/dev/null) || true
+	cat "$work/log" 2>/dev/null || true
+	slice_teardown
+	echo "$above"
+	[ -z "$above" ]
+}
+
 # A file that needs more has its own, which call these.
 setup() { slice_setup; }
 teardown() { slice_teardown; }

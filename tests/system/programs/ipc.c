@@ -134,16 +134,23 @@ static void import_allocation(void)
 	await();
 }
 
-static void export_allocation(void)
+// Memory and a descriptor of it.
+static CUmemGenericAllocationHandle create_exported(int *fd)
 {
 	CUmemAllocationProp prop = {.type = CU_MEM_ALLOCATION_TYPE_PINNED,
 	                            .requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR,
 	                            .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = 0}};
 	CUmemGenericAllocationHandle handle;
+	OK(CU(cuMemCreate)(&handle, SIZE, &prop, 0));
+	OK(CU(cuMemExportToShareableHandle)(fd, handle, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
+	return handle;
+}
+
+static void export_allocation(void)
+{
 	int fd;
 	uint64_t before = inside_bytes();
-	OK(CU(cuMemCreate)(&handle, SIZE, &prop, 0));
-	OK(CU(cuMemExportToShareableHandle)(&fd, handle, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
+	CUmemGenericAllocationHandle handle = create_exported(&fd);
 	say_descriptor(fd);
 	close(fd);
 	await();
@@ -264,14 +271,9 @@ static void make_memory_and_wait(void)
 
 static void make_allocation_and_let_go(void)
 {
-	CUmemAllocationProp prop = {.type = CU_MEM_ALLOCATION_TYPE_PINNED,
-	                            .requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR,
-	                            .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = 0}};
-	CUmemGenericAllocationHandle handle;
 	int fd;
 	await();
-	OK(CU(cuMemCreate)(&handle, SIZE, &prop, 0));
-	OK(CU(cuMemExportToShareableHandle)(&fd, handle, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
+	CUmemGenericAllocationHandle handle = create_exported(&fd);
 	say_descriptor(fd);
 	close(fd);
 	await();
@@ -354,9 +356,6 @@ static void keep(const char *self)
 
 static void descriptor(const char *self)
 {
-	CUmemAllocationProp prop = {.type = CU_MEM_ALLOCATION_TYPE_PINNED,
-	                            .requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR,
-	                            .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = 0}};
 	CUmemGenericAllocationHandle original, again;
 	CUdeviceptr address, none;
 	int fd;
@@ -365,8 +364,7 @@ static void descriptor(const char *self)
 	OK(CU(cuMemAddressReserve)(&address, SIZE, 0, 0, 0));
 	uint64_t before = slice_bytes(), outside = outside_bytes(0);
 	for (int alone = 0; alone < 2; alone++) {
-		OK(CU(cuMemCreate)(&original, SIZE, &prop, 0));
-		OK(CU(cuMemExportToShareableHandle)(&fd, original, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
+		original = create_exported(&fd);
 		OK(CU(cuMemRelease)(original));
 		EXPECT(outside_bytes(0), outside); // as if it were gone
 		EXPECT(slice_bytes() - before, SIZE);
