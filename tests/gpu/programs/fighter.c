@@ -13,6 +13,7 @@
 //   fighter live [SEED]                       a life without end: at a byte of input it gives everything back, tells its steps, KiB, mappings and
 //                                             descriptors, and rests until the next one
 //   fighter outlive                           whose is memory that another process holds open when its owner dies? Measures, judges nothing
+//   fighter hide LIMIT_MIB                   one process takes memory and keeps it by descriptors alone, which the driver shows to nobody
 //   fighter together PROCESSES LIMIT_MIB      all take 16 MiB pieces at once until refused; the sum fits, nothing is wasted
 #include <errno.h>
 #include <fcntl.h>
@@ -257,6 +258,43 @@ static int fill(unsigned long long limit)
 	      free_bytes >> 20, got >> 20, 100.0 * (double)got / (double)free_bytes);
 	check(context < limit / 2, "what its context is charged", "< %llu MiB\t%llu MiB", limit / 2 >> 20, context >> 20);
 	usleep(300000); // long enough for the watcher to see it
+	return check_failures != 0;
+}
+
+// How many pieces, of which only the descriptors are kept.
+static int take_by_descriptors(CUdevice device, int *descriptor, int most, size_t bytes)
+{
+	struct thing thing = { .device = device };
+	CUmemAllocationProp properties = vmm_properties(&thing);
+	CUmemGenericAllocationHandle handle;
+	int count = 0;
+	while (count < most && CU(cuMemCreate)(&handle, bytes, &properties, 0) == CUDA_SUCCESS) {
+		bool kept = CU(cuMemExportToShareableHandle)(&descriptor[count], handle, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0) == CUDA_SUCCESS;
+		CU(cuMemRelease)(handle);
+		if (!kept)
+			break;
+		count++;
+	}
+	return count;
+}
+
+static int hide(unsigned long long limit)
+{
+	enum { MOST = 512 };
+	struct worker worker = { 0 };
+	int descriptor[MOST];
+	size_t free_bytes = 0, total = 0, piece = limit / 64 / (2 * MIB) * (2 * MIB);
+	if (!check_true(open_gpu(&worker), "one process alone gets a context"))
+		return 1;
+	CU(cuMemGetInfo_v2)(&free_bytes, &total);
+	int fit = (int)(free_bytes / piece);
+	for (int round = 1; round <= 2; round++) { // what was closed is there again
+		int count = take_by_descriptors(worker.device, descriptor, MOST, piece);
+		check(count == fit, round == 1 ? "pieces granted that descriptors alone keep" : "and again when these are closed", "%d, as many as fit\t%d", fit, count);
+		usleep(600000); // two quarters of a second, for the watcher
+		while (count > 0)
+			close(descriptor[--count]);
+	}
 	return check_failures != 0;
 }
 
@@ -546,8 +584,10 @@ int main(int argc, char **argv)
 		return outlive();
 	if (argc >= 3 && strcmp(argv[1], "fill") == 0)
 		return fill(strtoull(argv[2], NULL, 10) * MIB);
+	if (argc >= 3 && strcmp(argv[1], "hide") == 0)
+		return hide(strtoull(argv[2], NULL, 10) * MIB);
 	if (argc >= 4 && strcmp(argv[1], "together") == 0)
 		return together(atoi(argv[2]), strtoull(argv[3], NULL, 10) * MIB);
-	fputs("usage: fighter fight PROCESSES SECONDS [SEED] | ways | audit SECONDS [SEED] | churn PROCESSES | toil STEPS [SEED] | live [SEED] | outlive | fill LIMIT_MIB | together PROCESSES LIMIT_MIB\n", stderr);
+	fputs("usage: fighter fight PROCESSES SECONDS [SEED] | ways | audit SECONDS [SEED] | churn PROCESSES | toil STEPS [SEED] | live [SEED] | outlive | fill LIMIT_MIB | hide LIMIT_MIB | together PROCESSES LIMIT_MIB\n", stderr);
 	return 2;
 }
