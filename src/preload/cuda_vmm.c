@@ -62,12 +62,15 @@ static void let_go(uint64_t allocation, bool imported, struct ended *ended)
 {
 	struct softmig_track_entry entry;
 
-	if (!imported && softmig_track_adjust(SOFTMIG_TRACK_ORIGINALS, allocation, -1, 0, &entry) && entry.count == 0 &&
-	    softmig_descriptor_is_open(allocation))
-		set_unseen(allocation, true);
 	if (!softmig_track_adjust(SOFTMIG_TRACK_ALLOCATION, allocation, -1, 0, &entry))
 		return;
-	ended->exports |= (entry.more & EXPORTED) != 0;
+	if (entry.more & EXPORTED) {
+		struct softmig_track_entry originals;
+		bool last = !imported && softmig_track_adjust(SOFTMIG_TRACK_ORIGINALS, allocation, -1, 0, &originals) && originals.count == 0;
+		if (last && entry.count != 0 && softmig_descriptor_is_open(allocation))
+			set_unseen(allocation, true);
+		ended->exports = true;
+	}
 	if (entry.count != 0)
 		return;
 	if (entry.more & UNSEEN)
@@ -103,8 +106,8 @@ static bool hold(uint64_t allocation, bool imported, struct softmig_track_entry 
 {
 	if (!softmig_track_adjust(SOFTMIG_TRACK_ALLOCATION, allocation, 1, 0, entry))
 		return false;
-	if (!imported)
-		softmig_track_adjust(SOFTMIG_TRACK_ORIGINALS, allocation, 1, 0, &(struct softmig_track_entry){0}); // where it is exported
+	if (!imported && (entry->more & EXPORTED))
+		softmig_track_adjust(SOFTMIG_TRACK_ORIGINALS, allocation, 1, 0, &(struct softmig_track_entry){0});
 	return true;
 }
 
