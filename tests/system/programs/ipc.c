@@ -117,7 +117,8 @@ static void make_memory(void)
 	step();
 }
 
-static void import_allocation(void)
+// What the peer sends a descriptor of, mapped and held by the mapping alone.
+static CUdeviceptr import_mapped(void)
 {
 	CUmemGenericAllocationHandle handle;
 	CUdeviceptr address;
@@ -127,6 +128,12 @@ static void import_allocation(void)
 	OK(CU(cuMemAddressReserve)(&address, SIZE, 0, 0, 0));
 	OK(CU(cuMemMap)(address, SIZE, 0, handle, 0));
 	OK(CU(cuMemRelease)(handle));
+	return address;
+}
+
+static void import_allocation(void)
+{
+	CUdeviceptr address = import_mapped();
 	step();
 	await();
 	OK(CU(cuMemUnmap)(address, SIZE));
@@ -338,15 +345,8 @@ static void outlive(const char *self)
 
 static void keep(const char *self)
 {
-	CUmemGenericAllocationHandle handle;
-	CUdeviceptr address;
 	begin_three(self, make_allocation_and_let_go);
-	int fd = hear_descriptor();
-	OK(CU(cuMemImportFromShareableHandle)(&handle, (void *)(uintptr_t)fd, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR));
-	close(fd);
-	OK(CU(cuMemAddressReserve)(&address, SIZE, 0, 0, 0));
-	OK(CU(cuMemMap)(address, SIZE, 0, handle, 0));
-	OK(CU(cuMemRelease)(handle));
+	CUdeviceptr address = import_mapped();
 	step();
 	await();
 	judge_three(unmap, address);
