@@ -24,8 +24,8 @@
 enum {
 	IMPORTED = 1,  // not charged here; but what it holds may be this process's own
 	ELSEWHERE = 2, // may be held by what is not seen here
-	UNSEEN = 8,    // by NVML, as things are
 	EXPORTED = 4,  // by other processes, too: since when stands above these, in SINCE_NS
+	UNSEEN = 8,    // by NVML, as things are
 	SINCE_SHIFT = 8,
 };
 #define SINCE_NS (1ull << 20)
@@ -294,11 +294,11 @@ static void exported(CUmemGenericAllocationHandle handle, int fd)
 	if (!softmig_track_find(SOFTMIG_TRACK_HANDLE, handle, &held) || !softmig_track_find(SOFTMIG_TRACK_ALLOCATION, held.more, &allocation) ||
 	    (allocation.more & IMPORTED))
 		return;
-	if (!(allocation.more & EXPORTED)) {
+	if (softmig_track_mark(SOFTMIG_TRACK_ALLOCATION, held.more, EXPORTED, true, &allocation)) { // one thread, once
 		struct softmig_track_entry originals = {.kind = SOFTMIG_TRACK_ORIGINALS, .key = held.more, .count = allocation.count, .gpu = allocation.gpu};
 		softmig_track_add(&originals);
-		softmig_exported(allocation.bytes);
-		softmig_track_adjust(SOFTMIG_TRACK_ALLOCATION, held.more, 0, EXPORTED | softmig_sharing_clock_ns() / SINCE_NS << SINCE_SHIFT, &allocation);
+		uint64_t since_ns = softmig_exported(allocation.bytes);
+		softmig_track_adjust(SOFTMIG_TRACK_ALLOCATION, held.more, 0, EXPORTED | since_ns / SINCE_NS << SINCE_SHIFT, &allocation);
 	}
 	struct softmig_gpu *gpu = softmig_gpu_by_index(allocation.gpu);
 	softmig_gpu_enter(gpu);

@@ -134,13 +134,6 @@ bool softmig_charge_if_room(struct softmig_gpu *gpu, enum softmig_ledger_kind ki
 	return limit != 0 && softmig_ledger_reserve(softmig_ledger_now(), gpu->ledger, kind, bytes, limit == UINT64_MAX ? 0 : limit);
 }
 
-static uint64_t now_ns(void)
-{
-	struct timespec now;
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
 // A call that asks for memory may also make the driver take some for itself, which is not to be had without headroom.
 static bool charge_fed(struct softmig_gpu *gpu, enum softmig_ledger_kind kind, uint64_t bytes)
 {
@@ -200,7 +193,7 @@ static bool give_back_until_charged(struct softmig_gpu *gpu, struct request *req
 	long pause_ns = FIRST_PAUSE_NS;
 
 	while (!give_back_and_charge(gpu, request)) {
-		uint64_t now = now_ns();
+		uint64_t now = softmig_ledger_clock_ns(CLOCK_MONOTONIC);
 		until = until == 0 ? now + MOST_WAIT_NS : until;
 		bool others = request->others && request->round <= ROUNDS_FOR_OTHERS;
 		if (now >= until || !(others || softmig_gpu_may_fit(gpu, request->bytes, atomic_load(&gpu->unsettled_bytes))))
@@ -210,7 +203,8 @@ static bool give_back_until_charged(struct softmig_gpu *gpu, struct request *req
 		do {
 			softmig_sys_sleep_ns(pause_ns);
 			pause_ns = pause_ns < MOST_PAUSE_NS ? pause_ns * 2 : MOST_PAUSE_NS;
-		} while (softmig_ledger_others_give_back(softmig_ledger_now(), gpu->ledger) && !softmig_gpu_may_fit(gpu, request->bytes, 0) && now_ns() < until);
+		} while (softmig_ledger_others_give_back(softmig_ledger_now(), gpu->ledger) && !softmig_gpu_may_fit(gpu, request->bytes, 0) &&
+		         softmig_ledger_clock_ns(CLOCK_MONOTONIC) < until);
 		softmig_gpu_enter(gpu);
 		errno = kept;
 	}

@@ -129,7 +129,7 @@ void softmig_hand_over(struct softmig_gpu *gpu, uint64_t bytes);
 // always right; lowering waits for a moment without calls in flight (so call it outside enter and leave). Returns NVML's bytes for this
 // process, 0: unknown.
 uint64_t softmig_settle(struct softmig_gpu *gpu);
-// The same after a call for which this thread had reserved that much overhead, which the measured figure now replaces.
+// The same after a call for which this thread had reserved that much overhead, which the measured figure replaces, as soon as it can be measured.
 uint64_t softmig_settle_reserved(struct softmig_gpu *gpu, uint64_t reserved_bytes);
 // The same, but at most twice a second; for hooks that allocate.
 void softmig_settle_if_due(struct softmig_gpu *gpu);

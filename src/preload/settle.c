@@ -36,20 +36,6 @@ enum { DRAIN_NS = 100000, DRAIN_REFUSAL_NS = 1000000, DRAIN_RESERVED_NS = 200000
 
 static struct softmig_private settling; // a lock for each GPU
 
-static uint64_t coarse_now_ns(void)
-{
-	struct timespec now;
-	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
-static uint64_t now_ns(void)
-{
-	struct timespec now;
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
 static void let_go(struct softmig_gpu *gpu)
 {
 	atomic_fetch_and(&gpu->activity, ~HELD);
@@ -58,18 +44,18 @@ static void let_go(struct softmig_gpu *gpu)
 // Begun while another thread settles: not yet.
 static __attribute__((noinline, cold)) void enter_later(struct softmig_gpu *gpu)
 {
-	uint64_t until = now_ns() + MOST_HELD_NS;
+	uint64_t until = softmig_ledger_clock_ns(CLOCK_MONOTONIC) + MOST_HELD_NS;
 	int kept = errno;
 
 	do {
 		atomic_fetch_sub(&gpu->activity, 1); // as if it had not been
-		for (int round = 0; (atomic_load(&gpu->activity) & HELD) && now_ns() < until; round++) {
+		for (int round = 0; (atomic_load(&gpu->activity) & HELD) && softmig_ledger_clock_ns(CLOCK_MONOTONIC) < until; round++) {
 			if (round < 20)
 				sched_yield();
 			else
 				softmig_sys_sleep_ns(20000);
 		}
-		if (now_ns() >= until)
+		if (softmig_ledger_clock_ns(CLOCK_MONOTONIC) >= until)
 			let_go(gpu);
 	} while (atomic_fetch_add(&gpu->activity, 1) & HELD);
 	errno = kept;
@@ -84,10 +70,10 @@ void softmig_gpu_enter(struct softmig_gpu *gpu)
 // Lets the calls under way end, but for own of this thread's, and no other one begin. False: they do not end. By one thread at a time.
 static bool hold(struct softmig_gpu *gpu, uint64_t own, uint64_t patience_ns)
 {
-	uint64_t until = now_ns() + patience_ns;
+	uint64_t until = softmig_ledger_clock_ns(CLOCK_MONOTONIC) + patience_ns;
 
 	for (atomic_fetch_or(&gpu->activity, HELD); (atomic_load(&gpu->activity) & CALLS) > own; sched_yield()) {
-		if (now_ns() >= until) {
+		if (softmig_ledger_clock_ns(CLOCK_MONOTONIC) >= until) {
 			let_go(gpu);
 			return false;
 		}
@@ -304,7 +290,7 @@ static enum outcome compare(struct softmig_gpu *gpu, bool last, struct figures *
 // this thread's, so reserved_bytes stay charged until they can be measured.
 static void raise_overhead(struct softmig_gpu *gpu, uint64_t least, uint64_t reserved_bytes)
 {
-	uint64_t again = coarse_now_ns() + SETTLE_AGAIN_NS, now, charged;
+	uint64_t again = softmig_ledger_clock_ns(CLOCK_MONOTONIC_COARSE) + SETTLE_AGAIN_NS, now, charged;
 
 	atomic_store_explicit(&gpu->settle_due_ns, again, memory_order_relaxed);
 	if (atomic_fetch_add(&gpu->unsettled_bytes, reserved_bytes) + reserved_bytes != 0) {
@@ -355,7 +341,7 @@ uint64_t softmig_settle_reserved(struct softmig_gpu *gpu, uint64_t reserved_byte
 // Something was given back while calls were under way. Another thread may have measured it already.
 static __attribute__((noinline)) void settle_wanted(struct softmig_gpu *gpu)
 {
-	if (coarse_now_ns() < atomic_load_explicit(&gpu->settle_again_ns, memory_order_relaxed) || !atomic_exchange(&gpu->settle_wanted, false))
+	if (softmig_ledger_clock_ns(CLOCK_MONOTONIC_COARSE) < atomic_load_explicit(&gpu->settle_again_ns, memory_order_relaxed) || !atomic_exchange(&gpu->settle_wanted, false))
 		return;
 	softmig_private_lock(&settling, SOFTMIG_MAX_GPUS, gpu->ledger);
 	if (atomic_load(&gpu->unsettled_bytes) != 0)
@@ -377,7 +363,7 @@ uint64_t softmig_settle(struct softmig_gpu *gpu)
 
 void softmig_settle_if_due(struct softmig_gpu *gpu)
 {
-	uint64_t now = coarse_now_ns(), due = atomic_load_explicit(&gpu->settle_due_ns, memory_order_relaxed);
+	uint64_t now = softmig_ledger_clock_ns(CLOCK_MONOTONIC_COARSE), due = atomic_load_explicit(&gpu->settle_due_ns, memory_order_relaxed);
 
 	if (__builtin_expect(softmig_ledger_inherited(softmig_ledger_now(), gpu->ledger), 0)) {
 		// Perhaps it is another's: others shall not be refused for longer than need be.

@@ -12,16 +12,10 @@
 
 static struct softmig_private imports_lock, imports_count; // what a fork finds empty: a forked child has nothing open
 
-uint64_t softmig_sharing_clock_ns(void)
-{
-	struct timespec now;
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
-void softmig_exported(uint64_t bytes)
+uint64_t softmig_exported(uint64_t bytes)
 {
 	softmig_ledger_export(softmig_ledger_now(), bytes, true);
+	return softmig_ledger_clock_ns(CLOCK_MONOTONIC);
 }
 
 void softmig_export_ended(struct softmig_gpu *gpu, uint64_t bytes, uint64_t since_ns)

@@ -5,8 +5,8 @@
 #define SOFTMIG_PRELOAD_SHARING_H
 #include "preload/gpu.h"
 
-// So much of what is tracked on the GPU can be opened by others from now on.
-void softmig_exported(uint64_t bytes);
+// So much of what is tracked can be opened by others from now on. Returns when that is, CLOCK_MONOTONIC.
+uint64_t softmig_exported(uint64_t bytes);
 // The driver has let go of so much that was exported at since_ns (CLOCK_MONOTONIC) or later, and that is still charged: charges it to whoever may have it
 // open as well. The caller then takes it off.
 void softmig_export_ended(struct softmig_gpu *gpu, uint64_t bytes, uint64_t since_ns);
@@ -14,5 +14,4 @@ void softmig_export_ended(struct softmig_gpu *gpu, uint64_t bytes, uint64_t sinc
 void softmig_import_begins(void);
 // The import failed, or what was imported has been let go of: after the driver's call.
 void softmig_import_ended(void);
-uint64_t softmig_sharing_clock_ns(void);
 #endif

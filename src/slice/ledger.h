@@ -111,6 +111,9 @@ struct softmig_ledger {
 	bool wipes;                       // false: the kernel cannot wipe (before 4.14), the pid is compared instead
 };
 
+// A clock's time, as the ledger's figures in _ns are.
+uint64_t softmig_ledger_clock_ns(int clock);
+
 // Creates (if create) or opens the ledger at path and maps it. Refuses a link, a file of another owner than owner_uid, one that group or
 // others may write, a foreign or short file (unless create, where an empty or half-made one is completed; what is neither
 // empty nor a ledger of this version is never overwritten). The full size is allocated on the disk at once, so that a file

@@ -90,7 +90,6 @@ int softmig_ledger_find_execed(const struct softmig_ledger_file *file, const str
 // Those of other PID namespaces, seen from one that sees every process of the machine:
 int softmig_ledger_find_elsewhere(const struct softmig_ledger_file *file, const struct viewer *viewer, const uint16_t *candidates,
                                   int count, uint16_t *dead);
-uint64_t softmig_ledger_clock_ns(int clock);
 
 // ledger_slot.c
 // Which slots a sweep is about, and whether it may take the costly means (at most once a second).

@@ -8,6 +8,13 @@ load gpu_slice
 setup() { witness_setup 2G; }
 teardown() { witness_teardown; }
 
+@test "the witness tells of who steps above" {
+	run env -u CUDA_DEVICE_MEMORY_LIMIT "$BUILD/programs/at_once" threads_plain # no slice: takes all of the GPU
+	# shellcheck disable=SC2154 # work is of gpu_slice.bash
+	grep -q above "$work/witness"
+	rm "$work/witness"
+}
+
 @test "streams are out of memory where a slice has none for their channels" {
 	in_slice 2G headroom streams
 }

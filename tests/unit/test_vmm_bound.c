@@ -78,14 +78,10 @@ static uint64_t exported_bytes, clock_ns, passed_since_ns;
 static int64_t passed_on;
 static int imports;
 
-uint64_t softmig_sharing_clock_ns(void)
-{
-	return clock_ns;
-}
-
-void softmig_exported(uint64_t bytes)
+uint64_t softmig_exported(uint64_t bytes)
 {
 	exported_bytes += bytes;
+	return clock_ns;
 }
 
 void softmig_export_ended(struct softmig_gpu *gpu, uint64_t bytes, uint64_t since_ns)

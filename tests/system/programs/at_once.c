@@ -166,26 +166,27 @@ static void threads_that_do_not_fit(void)
 
 static _Atomic bool busy;
 
-static void *large_pairs(void *unused)
+static void *pairs(size_t bytes)
 {
 	CUdeviceptr pointer;
 	OK(CU(cuCtxSetCurrent)(shared_context));
 	while (busy) {
-		OK(CU(cuMemAlloc_v2)(&pointer, 2 * MIB));
+		OK(CU(cuMemAlloc_v2)(&pointer, bytes));
 		OK(CU(cuMemFree_v2)(pointer));
 	}
-	return unused;
+	return NULL;
+}
+
+static void *large_pairs(void *unused)
+{
+	(void)unused;
+	return pairs(2 * MIB);
 }
 
 static void *small_pairs(void *unused)
 {
-	CUdeviceptr pointer;
-	OK(CU(cuCtxSetCurrent)(shared_context));
-	while (busy) {
-		OK(CU(cuMemAlloc_v2)(&pointer, 4 * KIB));
-		OK(CU(cuMemFree_v2)(pointer));
-	}
-	return unused;
+	(void)unused;
+	return pairs(4 * KIB);
 }
 
 // A warm stream-ordered allocation takes nothing, but for an instant it has reserved what the pool might have grown by. It may be refused here.
