@@ -7,10 +7,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-// fd stands for the allocation (a number of cuda_vmm.c's) from now on. *former: the one it stood for before, so that it was closed meanwhile; 0: none.
-// False: no memory to note it in.
-bool softmig_descriptor_add(int fd, uint64_t allocation, uint64_t *former);
-// The allocation that it stands for, if it has not been closed since, as far as can be told. 0: none of ours.
+// fd stands for the allocation (a number of allocation.c's) from now on, perhaps for others, too. False: no memory to note it in.
+bool softmig_descriptor_add(int fd, uint64_t allocation);
+// fd has just been opened: forgets one that it stood for before, and returns it, as it was closed meanwhile. 0: none (any more).
+uint64_t softmig_descriptor_reissued(int fd);
+// The allocation that it stands for, one of them, if it has not been closed since, as far as can be told. 0: none of ours.
 uint64_t softmig_descriptor_of(int fd);
 // Is one open that stands for the allocation?
 bool softmig_descriptor_is_open(uint64_t allocation);

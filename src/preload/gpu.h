@@ -156,7 +156,7 @@ void softmig_graph_memory_forget(struct softmig_gpu *gpu);
 bool softmig_graph_memory_changed(struct softmig_gpu *gpu);
 // a stream on it was destroyed.
 void softmig_graph_memory_stream_gone(struct softmig_gpu *gpu, CUstream stream);
-// cuda_vmm.c: memory that descriptors alone held, which have been closed, is given back (outside enter and leave).
+// allocation.c: memory that descriptors alone held, which have been closed, is given back (outside enter and leave).
 void softmig_descriptors_look(void);
 // cuda_pool.c: gives idle pool memory of this process on the GPU back to the driver (between enter and leave);
 void softmig_pools_trim(struct softmig_gpu *gpu);

@@ -11,6 +11,7 @@
 #include "../../src/preload/track.c"
 #include "../../src/preload/descriptor.c"
 // after the table, whose static functions have the shorter names
+#include "../../src/preload/allocation.c"
 #include "../../src/preload/cuda_vmm.c"
 
 #define MIB (1024ull * 1024)
