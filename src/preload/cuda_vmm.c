@@ -8,6 +8,7 @@
 // imports again by a descriptor of its own is the same allocation.
 #include "preload/allocation.h"
 #include "preload/descriptor.h"
+#include "preload/dma_buf.h"
 #include "preload/gpu.h"
 #include "preload/hook.h"
 #include "preload/private.h"
@@ -255,6 +256,23 @@ static bool next_mapping(uint64_t *at, uint64_t end, struct softmig_track_entry 
 	if (found)
 		*at = mapping->key + mapping->bytes;
 	return found;
+}
+
+bool softmig_vmm_is_mapped(uint64_t address)
+{
+	return find_mapping(address, &(struct softmig_track_entry){0});
+}
+
+void softmig_vmm_export_range(uint64_t address, uint64_t bytes, int fd, struct softmig_ended *ended)
+{
+	struct softmig_track_entry mapping;
+	uint64_t end = bytes > UINT64_MAX - address ? UINT64_MAX : address + bytes;
+
+	if (!find_mapping(address, &mapping))
+		return;
+	address = mapping.key;
+	while (next_mapping(&address, end, &mapping))
+		softmig_allocation_export(mapping.more, fd, ended);
 }
 
 // Mappings are taken out before the driver drops them, since another thread may map there at once; put back if it did not.

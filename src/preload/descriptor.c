@@ -17,8 +17,7 @@ static int fd_of(const struct softmig_track_entry *entry)
 	return (int)(uint32_t)entry->key;
 }
 
-// Tells files apart that are open at the same time. 0: it is closed.
-static uint64_t identity_of(int fd)
+uint64_t softmig_descriptor_identity(int fd)
 {
 	struct stat status;
 	int kept = errno;
@@ -30,7 +29,7 @@ static uint64_t identity_of(int fd)
 
 static bool is_open(const struct softmig_track_entry *entry)
 {
-	return identity_of(fd_of(entry)) == entry->bytes;
+	return softmig_descriptor_identity(fd_of(entry)) == entry->bytes;
 }
 
 // The next one, while there has been any.
@@ -41,11 +40,11 @@ static bool next(uint64_t *cursor, struct softmig_track_entry *entry)
 
 bool softmig_descriptor_add(int fd, uint64_t allocation)
 {
-	struct softmig_track_entry entry = {
-		.kind = SOFTMIG_TRACK_DESCRIPTOR, .key = allocation << 32 | (uint32_t)fd, .more = allocation, .bytes = identity_of(fd)};
+	struct softmig_track_entry old, entry = {
+		.kind = SOFTMIG_TRACK_DESCRIPTOR, .key = allocation << 32 | (uint32_t)fd, .more = allocation, .bytes = softmig_descriptor_identity(fd)};
 
 	atomic_store(&any, true);
-	return softmig_track_add(&entry);
+	return softmig_track_swap(&entry, &old) && old.kind == SOFTMIG_TRACK_FREE;
 }
 
 uint64_t softmig_descriptor_reissued(int fd)

@@ -7,7 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-// fd stands for the allocation (a number of allocation.c's) from now on, perhaps for others, too. False: no memory to note it in.
+// fd stands for the allocation (a number of allocation.c's) from now on, perhaps for others, too. False: it did already, or there is no memory to note it in.
 bool softmig_descriptor_add(int fd, uint64_t allocation);
 // fd has just been opened: forgets one that it stood for before, and returns it, as it was closed meanwhile. 0: none (any more).
 uint64_t softmig_descriptor_reissued(int fd);
@@ -15,6 +15,8 @@ uint64_t softmig_descriptor_reissued(int fd);
 uint64_t softmig_descriptor_of(int fd);
 // Is one open that stands for the allocation?
 bool softmig_descriptor_is_open(uint64_t allocation);
+// Tells files apart that are open at the same time, as far as can be told. 0: fd is closed.
+uint64_t softmig_descriptor_identity(int fd);
 // Forgets one that was closed; returns the allocation it stood for. 0: none.
 uint64_t softmig_descriptor_closed(void);
 #endif

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "preload/dma_buf.h"
 #include "preload/hook.h"
 #include "preload/mode.h"
 #include "preload/oom_killer.h"
@@ -312,9 +313,11 @@ void softmig_uncharge_entry(const struct softmig_track_entry *entry)
 	}
 	if (entry->unseen)
 		atomic_fetch_sub(&gpu->unseen_bytes, entry->bytes);
+	bool kept = entry->kind == SOFTMIG_TRACK_POINTER && softmig_dma_buf_keeps(entry);
 	if (entry->kind == SOFTMIG_TRACK_POINTER && entry->count != 0)
 		softmig_export_ended(gpu, entry->bytes, 0);
-	softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, entry->bytes);
+	if (!kept)
+		softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, entry->bytes);
 }
 
 void softmig_hand_over(struct softmig_gpu *gpu, uint64_t bytes)

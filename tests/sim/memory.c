@@ -92,9 +92,10 @@ void sim_small_free(struct CUctx_st *context, struct sim_small_block **list, str
 		list = &(*list)->next;
 	*list = block->next;
 	sim_backing_unmap(&block->backing);
-	free(block);
 	if (!managed)
 		sim_context_uncharge(context, SIM_GRANULE);
+	sim_dma_buf_memory_gone(block);
+	free(block);
 }
 
 CUresult sim_small_range(struct CUctx_st *context, struct sim_small_block **list, uint64_t bytes, enum sim_range_kind kind,
@@ -120,8 +121,9 @@ static void drop_list(struct CUctx_st *context, struct sim_small_block **list)
 		struct sim_small_block *block = *list;
 		*list = block->next;
 		sim_backing_unmap(&block->backing);
-		free(block);
 		sim_context_uncharge(context, SIM_GRANULE);
+		sim_dma_buf_memory_gone(block);
+		free(block);
 	}
 }
 
@@ -182,6 +184,7 @@ CUresult sim_free(struct sim_range *range)
 			sim_shared_release(range->shared_block, range->kind == SIM_RANGE_DEVICE);
 		else if (context != NULL)
 			sim_context_uncharge(context, range->charged_bytes);
+		sim_dma_buf_memory_gone(range);
 	}
 	sim_range_remove(range);
 	return CUDA_SUCCESS;

@@ -245,6 +245,7 @@ uint64_t sim_pool_trim(struct CUmemPoolHandle_st *pool, uint64_t keep_bytes)
 		*kept += keep;
 		released += chunk->backing.bytes - keep;
 		sim_gpu_uncharge(pool->gpu, chunk->backing.bytes - keep);
+		sim_dma_buf_memory_gone(chunk);
 		sim_backing_unmap(&chunk->backing);
 		while (chunk->extents != NULL) {
 			struct sim_extent *extent = chunk->extents;

@@ -32,6 +32,25 @@ int sim_shared_create(int gpu, uint64_t bytes, int fd, uint64_t offset)
 	return found;
 }
 
+int sim_shared_create_for_descriptors(int gpu, uint64_t bytes)
+{
+	int index = sim_shared_create(gpu, bytes, -1, 0);
+	if (index < 0)
+		return index;
+	sim_lock();
+	sim_state->block[index].holder[0].count = 0;
+	sim_unlock();
+	return index;
+}
+
+void sim_shared_leave_to_descriptors(int index)
+{
+	sim_lock();
+	sim_state->block[index].owner = -1;
+	sim_shared_settle();
+	sim_unlock();
+}
+
 int sim_shared_find(uint64_t id)
 {
 	int found = -1;

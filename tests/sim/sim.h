@@ -207,6 +207,9 @@ uint64_t sim_round_up(uint64_t value, uint64_t unit);
 
 // --- shared.c: memory that several processes hold; sim_enter held
 int sim_shared_create(int gpu, uint64_t bytes, int fd, uint64_t offset); // already charged to this process; -1: no room
+// The same for memory that is this process's own and charged apart, and that descriptors alone keep when it has let go of it.
+int sim_shared_create_for_descriptors(int gpu, uint64_t bytes);
+void sim_shared_leave_to_descriptors(int block);
 int sim_shared_find(uint64_t id);
 bool sim_shared_hold(int block); // one more holder's reference of this process
 void sim_shared_release(int block, bool original); // original: it is the maker's own reference, not an import
@@ -232,6 +235,9 @@ void sim_managed_leave(struct sim_range *range);                       // it has
 
 // --- sparse.c: forgets what is mapped into an array that is being destroyed; sim_enter held
 void sim_sparse_drop(const void *array);
+
+// --- dma_buf.c: the process has let go of a piece of memory and uncharged it; sim_enter held
+void sim_dma_buf_memory_gone(const void *memory);
 
 // --- vmm.c
 bool sim_vmm_accessible(struct sim_range *range, uint64_t address, uint64_t bytes);

@@ -42,6 +42,7 @@ void sim_vmm_let_go(struct sim_vmm *handle)
 		sim_shared_release(handle->shared_block, handle->original);
 	else if (handle->device >= 0)
 		sim_gpu_uncharge(sim_device[handle->device].gpu, handle->bytes);
+	sim_dma_buf_memory_gone(handle);
 	if (handle->own_fd)
 		close(handle->fd);
 	else

@@ -43,6 +43,7 @@ struct tally {
 struct arena {
 	struct tally way[WAYS];
 	_Atomic unsigned long contexts, contexts_refused, odd, corrupted;
+	_Atomic bool was_full;
 	_Atomic int odd_way, odd_code; // the last unexpected error
 	_Atomic unsigned long together_bytes, together_ready, together_done;
 	struct bazaar bazaar;
@@ -68,9 +69,10 @@ static void note(int way, CUresult code)
 	struct tally *tally = &arena->way[way];
 	if (code == CUDA_SUCCESS)
 		tally->granted++;
-	else if (code == CUDA_ERROR_OUT_OF_MEMORY)
+	else if (code == CUDA_ERROR_OUT_OF_MEMORY) {
 		tally->refused++;
-	else if (code == CUDA_ERROR_NOT_SUPPORTED || code == CUDA_ERROR_NOT_PERMITTED || code == WAY_IDLE)
+		arena->was_full = true;
+	} else if (code == CUDA_ERROR_NOT_SUPPORTED || code == CUDA_ERROR_NOT_PERMITTED || code == WAY_IDLE)
 		tally->lacking++;
 	else {
 		arena->odd++;
@@ -107,7 +109,8 @@ static void *work(void *argument)
 	unsigned seed = worker->seed;
 	CU(cuCtxSetCurrent)(worker->context);
 	for (;;) {
-		if (count == THINGS || (count > 0 && rand_r(&seed) % 100 < 42)) {
+		int give_pct = arena->was_full ? 42 : 10; // at first towards the limit, however slow the machine is
+		if (count == THINGS || (count > 0 && rand_r(&seed) % 100 < give_pct)) {
 			int which = rand_r(&seed) % count, way = things[which].way;
 			struct step *reading = step_begin(STEP_READ, way, things[which].bytes);
 			if (!thing_intact(&things[which]))
@@ -261,26 +264,32 @@ static int fill(unsigned long long limit)
 	return check_failures != 0;
 }
 
-// How many pieces, of which only the descriptors are kept.
-static int take_by_descriptors(CUdevice device, int *descriptor, int most, size_t bytes)
+// A piece of which only the descriptor is kept.
+static bool take_by_descriptor(CUdevice device, int *descriptor, size_t bytes)
 {
 	struct thing thing = { .device = device };
 	CUmemAllocationProp properties = vmm_properties(&thing);
 	CUmemGenericAllocationHandle handle;
-	int count = 0;
-	while (count < most && CU(cuMemCreate)(&handle, bytes, &properties, 0) == CUDA_SUCCESS) {
-		bool kept = CU(cuMemExportToShareableHandle)(&descriptor[count], handle, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0) == CUDA_SUCCESS;
-		CU(cuMemRelease)(handle);
-		if (!kept)
-			break;
-		count++;
-	}
-	return count;
+	if (CU(cuMemCreate)(&handle, bytes, &properties, 0) != CUDA_SUCCESS)
+		return false;
+	bool kept = CU(cuMemExportToShareableHandle)(descriptor, handle, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0) == CUDA_SUCCESS;
+	CU(cuMemRelease)(handle);
+	return kept;
+}
+
+static bool take_by_dma_buf(CUdevice device, int *descriptor, size_t bytes)
+{
+	struct thing thing = { .device = device, .bytes = bytes };
+	CUresult code = take_dma_buf(&thing);
+	*descriptor = thing.descriptor;
+	return code == CUDA_SUCCESS;
 }
 
 static int hide(unsigned long long limit)
 {
 	enum { MOST = 512 };
+	static bool (*const take[2])(CUdevice, int *, size_t) = { take_by_descriptor, take_by_dma_buf };
+	static const char *const what[2] = { "pieces granted that descriptors alone keep", "and when these are closed, that dma-bufs alone keep" };
 	struct worker worker = { 0 };
 	int descriptor[MOST];
 	size_t free_bytes = 0, total = 0, piece = limit / 64 / (2 * MIB) * (2 * MIB);
@@ -288,9 +297,11 @@ static int hide(unsigned long long limit)
 		return 1;
 	CU(cuMemGetInfo_v2)(&free_bytes, &total);
 	int fit = (int)(free_bytes / piece);
-	for (int round = 1; round <= 2; round++) { // what was closed is there again
-		int count = take_by_descriptors(worker.device, descriptor, MOST, piece);
-		check(count == fit, round == 1 ? "pieces granted that descriptors alone keep" : "and again when these are closed", "%d, as many as fit\t%d", fit, count);
+	for (int round = 0; round < 4; round++) { // what was closed is there again
+		int count = 0;
+		while (count < MOST && take[round / 2](worker.device, &descriptor[count], piece))
+			count++;
+		check(count == fit, round % 2 == 0 ? what[round / 2] : "and again when these are closed", "%d, as many as fit\t%d", fit, count);
 		usleep(600000); // two quarters of a second, for the watcher
 		while (count > 0)
 			close(descriptor[--count]);

@@ -20,7 +20,7 @@
 	X(cuGraphCreate) X(cuGraphDestroy) X(cuGraphAddMemAllocNode) X(cuGraphAddMemFreeNode) X(cuGraphInstantiateWithFlags) X(cuGraphLaunch) \
 	X(cuGraphExecDestroy) X(cuDeviceGraphMemTrim) X(cuStreamBeginCapture_v2) X(cuStreamEndCapture) \
 	X(cuIpcGetMemHandle) X(cuIpcOpenMemHandle_v2) X(cuIpcCloseMemHandle) X(cuModuleLoadData) X(cuModuleUnload) X(cuCtxSetLimit) \
-	X(cuCtxGetLimit)
+	X(cuCtxGetLimit) X(cuMemGetHandleForAddressRange)
 #include "driver.h"
 
 // A take that found nothing to do (nothing offered, no second context): no fault, no memory.
@@ -423,6 +423,24 @@ static void give_share(struct thing *t)
 	close(t->descriptor);
 }
 
+// Freed at once: the dma-buf alone keeps it.
+static CUresult take_dma_buf(struct thing *t)
+{
+	CUdeviceptr pointer;
+	t->bytes = (t->bytes + 2 * MIB - 1) / (2 * MIB) * (2 * MIB);
+	CUresult code = CU(cuMemAlloc_v2)(&pointer, t->bytes);
+	if (code != CUDA_SUCCESS)
+		return code;
+	code = CU(cuMemGetHandleForAddressRange)(&t->descriptor, pointer, t->bytes, CU_MEM_RANGE_HANDLE_TYPE_DMA_BUF_FD, 0);
+	CU(cuMemFree_v2)(pointer);
+	return code;
+}
+
+static void give_dma_buf(struct thing *t)
+{
+	close(t->descriptor);
+}
+
 static CUresult take_fetch(struct thing *t)
 {
 	struct stall *stall = &t->bazaar->share[t->seed % STALLS];
@@ -484,6 +502,7 @@ static const struct {
 	{ "cuMemCreate, mapped", take_vmm, give_vmm },
 	{ "cuMemCreate, exported and imported", take_share, give_share },
 	{ "memory fetched from another process by descriptor", take_fetch, give_nothing },
+	{ "cuMemAlloc, kept by a dma-buf", take_dma_buf, give_dma_buf },
 	{ "arrays", take_array, give_array },
 	{ "mipmapped arrays", take_mipmap, give_mipmap },
 	{ "graph memory nodes", take_graph, give_graph },
