@@ -16,7 +16,7 @@
 #include "preload/mode.h"
 #include "slice/sys.h"
 
-static _Atomic bool any; // large allocation has been noted, by this process or its parent
+static _Atomic bool any; // has been noted over a large allocation, by this process or its parent
 
 // The next note of an open dma-buf over the allocation at address; of others that are closed, notes are dropped.
 static bool next_over(uint64_t address, uint64_t *cursor, struct softmig_track_entry *note)

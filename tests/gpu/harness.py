@@ -163,7 +163,7 @@ class Watcher:
             match = re.match(r"@over (-?\d+) (\d+) (\d+) (\d+) (\d+)(.*)", line)
             if match:
                 changes = {int(pid): int(change) for pid, change in (pair.split(":") for pair in match.group(6).split())}
-                self.overs.append({"bytes": int(match.group(3)), "before_ns": int(match.group(4)), "now_ns": int(match.group(5)), "changes": changes})
+                self.overs.append({"session": int(match.group(1)), "bytes": int(match.group(3)), "before_ns": int(match.group(4)), "now_ns": int(match.group(5)), "changes": changes})
 
 
 class Report:
