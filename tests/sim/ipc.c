@@ -11,19 +11,6 @@
 
 #include "share_fd.h"
 
-int sim_share_file(const char *kind, uint64_t id, int gpu, uint64_t bytes)
-{
-	char name[96];
-	snprintf(name, sizeof(name), "softmig-sim-%s-%llu-%d-%llu", kind, (unsigned long long)id, gpu,
-		(unsigned long long)bytes);
-	int fd = memfd_create(name, MFD_CLOEXEC);
-	if (fd >= 0 && bytes > 0 && ftruncate(fd, (off_t)bytes) != 0) {
-		close(fd);
-		return -1;
-	}
-	return fd;
-}
-
 bool sim_share_read(int fd, const char *kind, uint64_t *id, int *gpu, uint64_t *bytes)
 {
 	char path[48], name[PATH_MAX + 96], pattern[96];

@@ -20,6 +20,7 @@ struct CUmemPoolHandle_st *sim_pool_make(enum sim_pool_kind kind, int ordinal)
 	pool->gpu = sim_device[ordinal].gpu;
 	pool->reuse[1] = pool->reuse[2] = pool->reuse[3] = 1;
 	pool->id = sim_next_id();
+	pool->shared = -1;
 	pool->next = pools;
 	pools = pool;
 	return pool;
@@ -223,6 +224,18 @@ static uint64_t reserved_on(int ordinal)
 	return bytes;
 }
 
+static void chunk_gone(struct sim_chunk *chunk)
+{
+	sim_dma_buf_memory_gone(chunk);
+	sim_backing_unmap(&chunk->backing);
+	while (chunk->extents != NULL) {
+		struct sim_extent *extent = chunk->extents;
+		chunk->extents = extent->next;
+		free(extent);
+	}
+	free(chunk);
+}
+
 uint64_t sim_pool_trim(struct CUmemPoolHandle_st *pool, uint64_t keep_bytes)
 {
 	uint64_t released = 0;
@@ -237,6 +250,11 @@ uint64_t sim_pool_trim(struct CUmemPoolHandle_st *pool, uint64_t keep_bytes)
 		}
 		*link = chunk->next;
 		pool->reserved_bytes -= chunk->backing.bytes;
+		if (chunk->exported) { // it stays on the GPU
+			sim_shared_pool_given_back(pool->shared, chunk->backing.bytes);
+			chunk_gone(chunk);
+			continue;
+		}
 		uint64_t *kept = &sim_device[pool->device].kept_bytes;
 		// As ordered, the last of it stays with the process, for its next pool that grows: an H200 keeps 32 MiB
 		// (docs/driver-facts.md).
@@ -245,14 +263,7 @@ uint64_t sim_pool_trim(struct CUmemPoolHandle_st *pool, uint64_t keep_bytes)
 		*kept += keep;
 		released += chunk->backing.bytes - keep;
 		sim_gpu_uncharge(pool->gpu, chunk->backing.bytes - keep);
-		sim_dma_buf_memory_gone(chunk);
-		sim_backing_unmap(&chunk->backing);
-		while (chunk->extents != NULL) {
-			struct sim_extent *extent = chunk->extents;
-			chunk->extents = extent->next;
-			free(extent);
-		}
-		free(chunk);
+		chunk_gone(chunk);
 	}
 	return released;
 }
@@ -532,6 +543,8 @@ CUresult cuMemPoolDestroy(CUmemoryPool pool)
 	if (sim_device[pool->device].current_pool == pool)
 		sim_device[pool->device].current_pool = NULL; // the default one again
 	destroy_if_done(pool);
+	if (pool->shared >= 0)
+		sim_shared_pool_release(pool->shared);
 	sim_leave();
 	return CUDA_SUCCESS;
 }

@@ -20,6 +20,7 @@ struct sim_chunk {
 	struct sim_chunk *next;
 	struct sim_backing backing;
 	struct sim_extent *extents;
+	bool exported; // a pointer into it was
 };
 
 struct CUmemPoolHandle_st {
@@ -32,6 +33,7 @@ struct CUmemPoolHandle_st {
 	uint64_t mapped_bytes; // the graph pool's: of chunks in which something is live
 	int reuse[4];
 	uint64_t id;
+	int shared; // in the state, if it was exported or imported; -1: neither
 	struct sim_chunk *chunks;
 	struct CUmemPoolHandle_st *next;
 };

@@ -90,6 +90,14 @@ CUresult cuMemPoolGetAccess(CUmemAccess_flags *flags, CUmemoryPool memPool, CUme
 
 // --- sharing: the importer sees the exporter's memory, which stays charged to the exporter
 
+// sim_enter held.
+static bool shared_of(struct CUmemPoolHandle_st *pool)
+{
+	if (pool->shared < 0)
+		pool->shared = sim_shared_pool(pool->id, pool->gpu, true);
+	return pool->shared >= 0;
+}
+
 CUresult cuMemPoolExportToShareableHandle(
 	void *handle_out, CUmemoryPool pool, CUmemAllocationHandleType handleType, unsigned long long flags)
 {
@@ -97,7 +105,9 @@ CUresult cuMemPoolExportToShareableHandle(
 	if (handle_out == NULL || flags != 0 || handleType != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
 		|| pool->handle_types != handleType)
 		return CUDA_ERROR_INVALID_VALUE;
-	int fd = sim_share_file("pool", pool->id, pool->gpu, 0);
+	sim_enter();
+	int fd = shared_of(pool) ? sim_shared_pool_export(pool->shared) : -1;
+	sim_leave();
 	if (fd < 0)
 		return CUDA_ERROR_OPERATING_SYSTEM;
 	*(int *)handle_out = fd;
@@ -118,10 +128,17 @@ CUresult cuMemPoolImportFromShareableHandle(
 		if (sim_device[ordinal].gpu != gpu)
 			continue;
 		sim_enter();
-		struct CUmemPoolHandle_st *pool = sim_pool_make(SIM_POOL_IMPORTED, ordinal);
+		int shared = sim_shared_pool(id, gpu, false);
+		bool held = shared >= 0 && sim_shared_pool_hold(shared);
+		struct CUmemPoolHandle_st *pool = held ? sim_pool_make(SIM_POOL_IMPORTED, ordinal) : NULL;
+		if (held && pool == NULL)
+			sim_shared_pool_release(shared);
 		sim_leave();
+		if (!held)
+			return CUDA_ERROR_INVALID_VALUE;
 		if (pool == NULL)
 			return CUDA_ERROR_OUT_OF_MEMORY;
+		pool->shared = shared;
 		pool->id = id;
 		*pool_out = pool;
 		return CUDA_SUCCESS;
@@ -144,8 +161,12 @@ CUresult cuMemPoolExportPointer(CUmemPoolPtrExportData *shareData_out, CUdevicep
 	sim_enter();
 	const struct sim_range *range = sim_range_find(ptr);
 	struct CUmemPoolHandle_st *pool = range != NULL && range->kind == SIM_RANGE_POOL ? range->owner : NULL;
-	if (pool != NULL && pool->handle_types == CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) {
-		const struct sim_backing *backing = &sim_pool_chunk(pool, ptr)->backing;
+	if (pool != NULL && pool->handle_types == CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR && shared_of(pool)) {
+		struct sim_chunk *chunk = sim_pool_chunk(pool, ptr);
+		const struct sim_backing *backing = &chunk->backing;
+		if (!chunk->exported)
+			sim_shared_pool_reserved(pool->shared, backing->bytes);
+		chunk->exported = true;
 		struct exported_pointer out = {.pool = pool->id,
 			.offset = backing->offset + (range->base - backing->address),
 			.bytes = range->bytes,

@@ -4,8 +4,7 @@
 #define SOFTMIG_SIM_SHARE_FD_H
 #include "sim.h"
 
-// A file of `bytes` that stands for object id of this kind on gpu. -1: none to be had. Of physical memory: sim_shared_file.
-int sim_share_file(const char *kind, uint64_t id, int gpu, uint64_t bytes);
+// What a file stands for, if it is of this kind: see sim_shared_path.
 bool sim_share_read(int fd, const char *kind, uint64_t *id, int *gpu, uint64_t *bytes);
 // Maps what lies in another process's (or this one's) file; the range is of kind SIM_RANGE_IPC. NULL: it cannot be
 // reached. sim_enter held.

@@ -123,14 +123,20 @@ int sim_shared_file(int index)
 	return fd;
 }
 
-int sim_shared_export(int index, int fd)
+// What is open stands for a descriptor that was given out from now on.
+static int lock_file(int fd)
 {
-	int out = sim_shared_reopen(fd, 0);
 	struct flock lock = {.l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = 0, .l_len = 1};
-	if (out >= 0 && fcntl(out, F_OFD_SETLK, &lock) != 0) {
-		close(out);
+	if (fd >= 0 && fcntl(fd, F_OFD_SETLK, &lock) != 0) {
+		close(fd);
 		return -1;
 	}
+	return fd;
+}
+
+int sim_shared_export(int index, int fd)
+{
+	int out = lock_file(sim_shared_reopen(fd, 0));
 	sim_lock();
 	if (out >= 0)
 		sim_state->block[index].exported = 1;
@@ -143,4 +149,92 @@ int sim_shared_reopen(int fd, int flags)
 	char path[48];
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	return open(path, O_RDWR | flags);
+}
+
+// --- pools
+
+int sim_shared_pool(uint64_t id, int gpu, bool maker)
+{
+	int found = -1, empty = -1;
+	sim_lock();
+	sim_reap();
+	for (int index = 0; index < SIM_SHARED_POOLS && found < 0; index++) {
+		const struct sim_shared_pool *pool = &sim_state->pool[index];
+		if (pool->used && pool->id == id)
+			found = index;
+		else if (!pool->used && empty < 0)
+			empty = index;
+	}
+	if (found < 0 && maker && empty >= 0) {
+		struct sim_shared_pool *pool = &sim_state->pool[empty];
+		*pool = (struct sim_shared_pool){.gpu = gpu, .id = id, .maker = sim_slot};
+		pool->holder[0].process = sim_slot;
+		pool->holder[0].count = 1;
+		pool->used = 1;
+		found = empty;
+	}
+	sim_unlock();
+	return found;
+}
+
+bool sim_shared_pool_hold(int index)
+{
+	bool held = false;
+	sim_lock();
+	struct sim_shared_pool *pool = &sim_state->pool[index];
+	for (int pass = 0; pass < 2; pass++) {
+		for (int i = 0; i < SIM_HOLDERS && !held; i++) {
+			if (pass == 0 ? pool->holder[i].count == 0 || pool->holder[i].process != sim_slot : pool->holder[i].count != 0)
+				continue;
+			pool->holder[i].process = sim_slot;
+			pool->holder[i].count++;
+			held = true;
+		}
+	}
+	sim_unlock();
+	return held;
+}
+
+void sim_shared_pool_release(int index)
+{
+	sim_lock();
+	struct sim_shared_pool *pool = &sim_state->pool[index];
+	for (int i = 0; i < SIM_HOLDERS; i++)
+		if (pool->holder[i].count > 0 && pool->holder[i].process == sim_slot)
+			pool->holder[i].count--;
+	sim_shared_settle();
+	sim_unlock();
+}
+
+int sim_shared_pool_export(int index)
+{
+	char path[PATH_MAX + 96];
+	sim_lock();
+	struct sim_shared_pool *pool = &sim_state->pool[index];
+	sim_shared_pool_path(pool, path, sizeof(path));
+	if (!pool->exported)
+		unlink(path); // of an earlier state in the same place
+	int fd = lock_file(open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666));
+	if (fd >= 0)
+		pool->exported = 1;
+	sim_unlock();
+	return fd;
+}
+
+void sim_shared_pool_reserved(int index, uint64_t bytes)
+{
+	sim_lock();
+	sim_state->pool[index].reserved_bytes += bytes;
+	sim_unlock();
+}
+
+void sim_shared_pool_given_back(int index, uint64_t bytes)
+{
+	sim_lock();
+	struct sim_shared_pool *pool = &sim_state->pool[index];
+	pool->reserved_bytes -= bytes;
+	pool->hidden_bytes += bytes;
+	sim_uncharge(sim_slot, pool->gpu, bytes);
+	sim_shared_settle();
+	sim_unlock();
 }

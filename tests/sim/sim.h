@@ -215,6 +215,13 @@ bool sim_shared_hold(int block); // one more holder's reference of this process
 void sim_shared_release(int block, bool original); // original: it is the maker's own reference, not an import
 int sim_shared_file(int block);                    // makes the file of its contents; -1: none to be had
 int sim_shared_export(int block, int fd);          // a descriptor to give out; fd: the driver's own
+// Pools that are exported: the entry of pool id, made by its maker where it is new (maker), -1: none.
+int sim_shared_pool(uint64_t id, int gpu, bool maker);
+bool sim_shared_pool_hold(int pool); // one more of this process that holds it
+void sim_shared_pool_release(int pool);
+int sim_shared_pool_export(int pool);                       // a descriptor to give out
+void sim_shared_pool_reserved(int pool, uint64_t bytes);    // so much of what this process is charged is exported from now on
+void sim_shared_pool_given_back(int pool, uint64_t bytes);  // by the pool, from which they were exported
 // A descriptor of the same file that shares nothing else with fd, so that it does not count as exported.
 int sim_shared_reopen(int fd, int flags);
 

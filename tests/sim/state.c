@@ -73,6 +73,20 @@ void sim_shared_path(const struct sim_shared_block *block, char *path, size_t si
 		(unsigned long long)block->bytes);
 }
 
+void sim_shared_pool_path(const struct sim_shared_pool *pool, char *path, size_t size)
+{
+	snprintf(path, size, "%s.softmig-sim-pool-%llu-%d-0", state_path, (unsigned long long)pool->id, pool->gpu);
+}
+
+static void discard_pool(struct sim_shared_pool *pool)
+{
+	char path[PATH_MAX + 96];
+	sim_shared_pool_path(pool, path, sizeof(path));
+	if (pool->exported)
+		unlink(path);
+	pool->used = 0;
+}
+
 static void discard(struct sim_shared_block *block)
 {
 	char path[PATH_MAX + 96];
@@ -82,12 +96,8 @@ static void discard(struct sim_shared_block *block)
 	block->used = 0;
 }
 
-static bool descriptor_open(const struct sim_shared_block *block)
+static bool descriptor_open(const char *path)
 {
-	char path[PATH_MAX + 96];
-	if (!block->exported)
-		return false;
-	sim_shared_path(block, path, sizeof(path));
 	int fd = open(path, O_RDWR | O_CLOEXEC);
 	if (fd < 0)
 		return errno != ENOENT;
@@ -113,6 +123,9 @@ static void reconfigure(struct sim_state *state, const char *config)
 		for (int block = 0; block < SIM_SHARED_BLOCKS; block++)
 			if (state->block[block].used)
 				discard(&state->block[block]);
+		for (int pool = 0; pool < SIM_SHARED_POOLS; pool++)
+			if (state->pool[pool].used)
+				discard_pool(&state->pool[pool]);
 		size_t from = offsetof(struct sim_state, config);
 		memset((char *)state + from, 0, sizeof(*state) - from);
 		fill(state, config);
@@ -353,14 +366,44 @@ static void let_go(struct sim_shared_block *block, int slot)
 	}
 }
 
+static void let_go_of_pool(struct sim_shared_pool *pool, int slot)
+{
+	for (int i = 0; i < SIM_HOLDERS; i++)
+		if (pool->holder[i].process == slot)
+			pool->holder[i].count = 0;
+	if (pool->maker == slot) { // what its pool still had
+		pool->hidden_bytes += pool->reserved_bytes;
+		pool->reserved_bytes = 0;
+		pool->maker = -1;
+	}
+}
+
+static void settle_pool(struct sim_shared_pool *pool, uint64_t *hidden)
+{
+	char path[PATH_MAX + 96];
+	bool held = false;
+	for (int i = 0; i < SIM_HOLDERS; i++)
+		held |= pool->holder[i].count > 0;
+	sim_shared_pool_path(pool, path, sizeof(path));
+	if (!held && !(pool->exported && descriptor_open(path)))
+		pool->hidden_bytes = 0;
+	else
+		held = true;
+	*hidden += pool->hidden_bytes;
+	if (!held && pool->reserved_bytes == 0)
+		discard_pool(pool);
+}
+
 void sim_shared_settle(void)
 {
+	char path[PATH_MAX + 96];
 	uint64_t hidden[SIM_GPUS] = {0};
 	for (int index = 0; index < SIM_SHARED_BLOCKS; index++) {
 		struct sim_shared_block *block = &sim_state->block[index];
 		if (!block->used || block->owner >= 0)
 			continue;
-		if (descriptor_open(block)) {
+		sim_shared_path(block, path, sizeof(path));
+		if (block->exported && descriptor_open(path)) {
 			hidden[block->gpu] += block->bytes;
 			continue;
 		}
@@ -376,6 +419,9 @@ void sim_shared_settle(void)
 		block->inherited = 1;
 		sim_state->process[heir].used_bytes[block->gpu] += block->bytes;
 	}
+	for (int index = 0; index < SIM_SHARED_POOLS; index++)
+		if (sim_state->pool[index].used)
+			settle_pool(&sim_state->pool[index], &hidden[sim_state->pool[index].gpu]);
 	// Counted anew each time: whoever was killed while it settled leaves nothing wrong.
 	for (int gpu = 0; gpu < SIM_GPUS; gpu++)
 		sim_state->gpu[gpu].hidden_bytes = hidden[gpu];
@@ -395,6 +441,9 @@ void sim_process_discard(int slot)
 	for (int block = 0; block < SIM_SHARED_BLOCKS; block++)
 		if (sim_state->block[block].used)
 			let_go(&sim_state->block[block], slot);
+	for (int pool = 0; pool < SIM_SHARED_POOLS; pool++)
+		if (sim_state->pool[pool].used)
+			let_go_of_pool(&sim_state->pool[pool], slot);
 	process->pid = 0;
 }
 

@@ -16,6 +16,7 @@
 #define SIM_STREAMS 256
 #define SIM_COMMANDS 1024
 #define SIM_SHARED_BLOCKS 1024
+#define SIM_SHARED_POOLS 256
 #define SIM_COMMUNICATORS 16 // that one context takes part in
 #define SIM_HOLDERS 16
 #define SIM_SAMPLES 64 // windows of utilisation kept per GPU
@@ -138,6 +139,22 @@ struct sim_shared_block {
 	} holder[SIM_HOLDERS];
 };
 
+// A pool that was exported. What has been exported of its memory and was given back by the pool stays in use, in no process's
+// figure, until the pool, its imports and its descriptors are gone (docs/driver-facts.md).
+struct sim_shared_pool {
+	uint32_t used;
+	int32_t gpu;
+	uint64_t id;
+	int32_t maker;           // process slot; -1: no more
+	uint32_t exported;       // a descriptor has been given out
+	uint64_t reserved_bytes; // exported, and still the maker's
+	uint64_t hidden_bytes;
+	struct {
+		int32_t process;
+		uint32_t count; // the pool itself, and imports
+	} holder[SIM_HOLDERS];
+};
+
 struct sim_state {
 	uint64_t magic;
 	uint64_t size_bytes;
@@ -152,6 +169,7 @@ struct sim_state {
 	struct sim_gpu gpu[SIM_GPUS];
 	struct sim_process process[SIM_PROCESSES];
 	struct sim_shared_block block[SIM_SHARED_BLOCKS];
+	struct sim_shared_pool pool[SIM_SHARED_POOLS];
 	struct sim_context_queue context[SIM_CONTEXTS];
 };
 
@@ -181,6 +199,8 @@ void sim_process_discard(int slot);
 // byte that belongs to the open file description (F_OFD_SETLK): it lasts until the last copy of the descriptor is closed,
 // in whatever process or socket that is and however it ends. What the driver itself opens carries none.
 void sim_shared_path(const struct sim_shared_block *block, char *path, size_t size);
+// The same for a pool, whose file is empty.
+void sim_shared_pool_path(const struct sim_shared_pool *pool, char *path, size_t size);
 // Finds who is to be charged for blocks without an owner, discards those that nobody has (lock held). Needed before
 // figures are read, since the driver's libraries are not told when a descriptor is closed; sim_reap does it too.
 void sim_shared_settle(void);

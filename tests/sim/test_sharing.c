@@ -203,11 +203,183 @@ static void mapping_of_original(void)
 	FIGURES(0, 0, 0);
 }
 
-// Does what it is told, a letter each: starts, imports, closes the descriptor, maps, releases and unmaps; exports one itself; quits.
+static void tell(struct child child, char order)
+{
+	CHECK(write(child.to, &order, 1) == 1);
+	hear(child.from);
+}
+
+// ---- exported pools: what was exported by its pointer and is free is in nobody's figure, until the pool, its imports and descriptors are gone
+
+struct shared_pool {
+	CUmemoryPool pool;
+	int fd;
+	CUmemPoolPtrExportData data;
+	CUdeviceptr pointer;
+};
+
+static void make_pool(struct shared_pool *shared)
+{
+	CUmemPoolProps props = {.allocType = CU_MEM_ALLOCATION_TYPE_PINNED,
+		.handleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR,
+		.location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = 0}};
+	OK(cuMemPoolCreate(&shared->pool, &props));
+	OK(cuMemPoolExportToShareableHandle(&shared->fd, shared->pool, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
+}
+
+static void import_pool(struct shared_pool *shared, int fd)
+{
+	shared->fd = fd;
+	OK(cuMemPoolImportFromShareableHandle(
+		&shared->pool, (void *)(intptr_t)fd, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
+}
+
+static void import_pointer(struct shared_pool *shared)
+{
+	OK(cuMemPoolImportPointer(&shared->pointer, shared->pool, &shared->data));
+}
+
+static CUdeviceptr allocate_pooled(const struct shared_pool *shared)
+{
+	CUdeviceptr pointer;
+	OK(cuMemAllocFromPoolAsync(&pointer, SIZE, shared->pool, NULL));
+	OK(cuStreamSynchronize(NULL));
+	return pointer;
+}
+
+static CUdeviceptr allocate_exported(struct shared_pool *shared)
+{
+	CUdeviceptr pointer = allocate_pooled(shared);
+	OK(cuMemPoolExportPointer(&shared->data, pointer));
+	return pointer;
+}
+
+static void free_pooled(CUdeviceptr pointer)
+{
+	OK(cuMemFreeAsync(pointer, NULL));
+	OK(cuStreamSynchronize(NULL));
+}
+
+static void pool_is_empty(const struct shared_pool *shared)
+{
+	uint64_t reserved, used;
+	OK(cuMemPoolGetAttribute(shared->pool, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, &reserved));
+	OK(cuMemPoolGetAttribute(shared->pool, CU_MEMPOOL_ATTR_USED_MEM_CURRENT, &used));
+	EQUAL(reserved, 0);
+	EQUAL(used, 0);
+}
+
+static void pool_exported_alone(bool closed_first)
+{
+	struct shared_pool shared;
+	begin(0);
+	make_pool(&shared);
+	free_pooled(allocate_pooled(&shared));
+	FIGURES(0, 0, 0); // its pointer was not exported
+	if (closed_first)
+		close(shared.fd);
+	CUdeviceptr pointer = allocate_exported(&shared);
+	FIGURES(1, 0, 1);
+	free_pooled(pointer);
+	FIGURES(0, 0, 1);
+	pool_is_empty(&shared);
+	OK(cuMemPoolTrimTo(shared.pool, 0));
+	FIGURES(0, 0, 1);
+	pointer = allocate_pooled(&shared);
+	FIGURES(1, 0, 2);
+	free_pooled(pointer);
+	FIGURES(0, 0, 1);
+	OK(cuMemPoolDestroy(shared.pool));
+	FIGURES(0, 0, !closed_first);
+	if (!closed_first)
+		close(shared.fd);
+	FIGURES(0, 0, 0);
+}
+
+static void pool_imported_by_its_maker(bool original_first)
+{
+	struct shared_pool shared, import;
+	begin(0);
+	make_pool(&shared);
+	import_pool(&import, dup(shared.fd));
+	close(import.fd);
+	close(shared.fd);
+	shared.pointer = allocate_exported(&shared);
+	import.data = shared.data;
+	import_pointer(&import);
+	FIGURES(1, 0, 1);
+	free_pooled(shared.pointer);
+	FIGURES(0, 0, 1);
+	free_pooled(import.pointer);
+	FIGURES(0, 0, 1);
+	OK(cuMemPoolDestroy(original_first ? shared.pool : import.pool));
+	FIGURES(0, 0, 1);
+	OK(cuMemPoolDestroy(original_first ? import.pool : shared.pool));
+	FIGURES(0, 0, 0);
+}
+
+static void pool_imported_elsewhere(struct child child, bool exporter_first)
+{
+	struct shared_pool shared;
+	begin(child.pid);
+	make_pool(&shared);
+	send_fd(shared.fd);
+	tell(child, 'I');
+	close(shared.fd);
+	tell(child, 'C');
+	shared.pointer = allocate_exported(&shared);
+	CHECK(write(child.to, "P", 1) == 1 && write(child.to, &shared.data, sizeof(shared.data)) == sizeof(shared.data));
+	hear(child.from);
+	FIGURES(1, 0, 1);
+	if (!exporter_first) {
+		tell(child, 'F');
+		FIGURES(1, 0, 1);
+	}
+	free_pooled(shared.pointer);
+	FIGURES(0, 0, 1);
+	if (exporter_first) {
+		OK(cuMemPoolDestroy(shared.pool));
+		FIGURES(0, 0, 1);
+		tell(child, 'F');
+		FIGURES(0, 0, 1);
+	}
+	tell(child, 'D');
+	FIGURES(0, 0, !exporter_first);
+	if (!exporter_first)
+		OK(cuMemPoolDestroy(shared.pool));
+	FIGURES(0, 0, 0);
+}
+
+static void pool_maker_killed(struct child child)
+{
+	struct shared_pool shared;
+	tell(child, 's');
+	begin(child.pid);
+	CHECK(write(child.to, "X", 1) == 1);
+	import_pool(&shared, receive_fd());
+	close(shared.fd);
+	CHECK(read(child.from, &shared.data, sizeof(shared.data)) == sizeof(shared.data));
+	hear(child.from);
+	import_pointer(&shared);
+	FIGURES(0, 1, 1);
+	kill(child.pid, SIGKILL);
+	EQUAL(finish(child), 128 + SIGKILL);
+	other = 0;
+	device_before -= 518 * MIB;
+	FIGURES(0, 0, 1);
+	free_pooled(shared.pointer);
+	FIGURES(0, 0, 1);
+	OK(cuMemPoolDestroy(shared.pool));
+	FIGURES(0, 0, 0);
+}
+
+// Does what it is told, a letter each: starts, imports, closes the descriptor, maps, releases and unmaps; exports one itself; quits. The same
+// of pools: imports one and a pointer, closes the descriptor, frees the pointer, destroys the pool; exports both itself.
 static void obey(int to_parent, int from_parent)
 {
 	CUmemGenericAllocationHandle handle = 0;
 	CUdeviceptr address = 0;
+	struct shared_pool shared = {0};
 	char order;
 	int fd = -1;
 	while (read(from_parent, &order, 1) == 1) {
@@ -219,16 +391,22 @@ static void obey(int to_parent, int from_parent)
 		case 'm': address = map(handle); OK(cuMemRelease(handle)); break;
 		case 'u': unmap(address); break;
 		case 'r': OK(cuMemRelease(handle)); break;
+		case 'I': import_pool(&shared, receive_fd()); break;
+		case 'C': close(shared.fd); break;
+		case 'P': CHECK(read(from_parent, &shared.data, sizeof(shared.data)) == sizeof(shared.data)); import_pointer(&shared); break;
+		case 'F': free_pooled(shared.pointer); break;
+		case 'D': OK(cuMemPoolDestroy(shared.pool)); break;
+		case 'X':
+			make_pool(&shared);
+			send_fd(shared.fd);
+			close(shared.fd);
+			shared.pointer = allocate_exported(&shared);
+			CHECK(write(to_parent, &shared.data, sizeof(shared.data)) == sizeof(shared.data));
+			break;
 		case 'e': handle = make_exported(&fd); send_fd(fd); break;
 		}
 		say(to_parent);
 	}
-}
-
-static void tell(struct child child, char order)
-{
-	CHECK(write(child.to, &order, 1) == 1);
-	hear(child.from);
 }
 
 static void imported_elsewhere(struct child child, bool closed_first, bool mapped)
@@ -301,6 +479,20 @@ static void descriptors(const struct child child[5])
 		exporter_killed(child[way], way % 2 != 0, way / 2 != 0);
 }
 
+static void pools(const struct child child[2])
+{
+	pool_exported_alone(false);
+	pool_exported_alone(true);
+	pool_imported_by_its_maker(false);
+	pool_imported_by_its_maker(true);
+	tell(child[0], 's');
+	pool_imported_elsewhere(child[0], false);
+	pool_imported_elsewhere(child[0], true);
+	CHECK(write(child[0].to, "q", 1) == 1);
+	EQUAL(finish(child[0]), 0);
+	pool_maker_killed(child[1]);
+}
+
 int main(void)
 {
 	CUipcMemHandle ipc;
@@ -311,8 +503,8 @@ int main(void)
 	char byte;
 	EQUAL(nvmlInit_v2(), NVML_SUCCESS);
 	CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, sockets) == 0);
-	struct child child = spawn(export_all), later[5];
-	for (int i = 0; i < 5; i++)
+	struct child child = spawn(export_all), later[7];
+	for (int i = 0; i < 7; i++)
 		later[i] = spawn(obey); // before this process starts the driver: it does not outlive a fork
 	CHECK(read(child.from, &ipc, sizeof(ipc)) == sizeof(ipc));
 	int vmm_fd = receive_fd(), pool_fd = receive_fd();
@@ -340,7 +532,7 @@ int main(void)
 	kill(child.pid, SIGKILL);
 	EQUAL(finish(child), 128 + SIGKILL);
 	EQUAL(process_bytes(0, getpid()), (518 + 10) * MIB); // now to the one that still holds it,
-	EQUAL(used_bytes(0), (518 + 10 + 20) * MIB);
+	EQUAL(used_bytes(0), (518 + 10 + 20 + 32) * MIB); // and of the pool to nobody,
 	close(vmm_fd); // for an allocation once nobody has a descriptor of it
 	EQUAL(process_bytes(0, getpid()), (518 + 10 + 20) * MIB);
 	OK(cuMemcpyDtoH_v2(&byte, plain, 1));
@@ -350,7 +542,12 @@ int main(void)
 	OK(cuMemRelease(handle));
 	OK(cuMemUnmap(mapped, 20 * MIB));
 	OK(cuMemFreeAsync(pooled, NULL));
+	EQUAL(used_bytes(0), (518 + 32) * MIB); // of the pool, which is still imported and has a descriptor
+	OK(cuMemPoolDestroy(pool));
+	EQUAL(used_bytes(0), (518 + 32) * MIB);
+	close(pool_fd);
 	EQUAL(used_bytes(0), 518 * MIB);
 	descriptors(later);
+	pools(&later[5]);
 	return 0;
 }
