@@ -3,6 +3,7 @@
 #include "preload/allocation.h"
 
 #include "preload/descriptor.h"
+#include "preload/pool_export.h"
 #include "preload/sharing.h"
 
 enum {
@@ -149,6 +150,7 @@ void softmig_descriptors_look(void)
 
 	softmig_allocations_look(&ended);
 	softmig_allocations_finish(&ended);
+	softmig_pool_exports_look();
 }
 
 void softmig_allocations_finish(const struct softmig_ended *ended)

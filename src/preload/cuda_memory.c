@@ -14,6 +14,7 @@
 #include "preload/hook.h"
 #include "preload/sharing.h"
 #include "preload/mode.h"
+#include "preload/pool_export.h"
 #include "preload/track.h"
 
 _Static_assert(SOFTMIG_BLOCK_BYTES == SOFTMIG_GRANULE_BYTES, "a block is a granule");
@@ -359,9 +360,31 @@ CHARGED free_tracked_v2(CUdeviceptr dptr)
 	FREE_TRACKED(dptr, DRIVER(cuMemFree_v2)(dptr));
 }
 
-HOT CUresult hook_cuMemFree_v2(CUdeviceptr dptr)
+static inline __attribute__((always_inline)) CUresult free_v2(CUdeviceptr dptr)
 {
 	FREE(dptr, DRIVER(cuMemFree_v2)(dptr), free_tracked_v2(dptr));
+}
+
+// While pointers of pools are exported: it may be one of them, and the driver waits for the device, where pools give back.
+#define FREE_BESIDE_EXPORTS(pointer, call) \
+	do { \
+		softmig_pool_export_frees(pointer); \
+		uint64_t begun = softmig_pool_calls_begin(); \
+		CUresult result = (call); \
+		softmig_pool_calls_end(begun); \
+		return result; \
+	} while (0)
+
+CHARGED free_beside_exports_v2(CUdeviceptr dptr)
+{
+	FREE_BESIDE_EXPORTS(dptr, free_v2(dptr));
+}
+
+HOT CUresult hook_cuMemFree_v2(CUdeviceptr dptr)
+{
+	if (softmig_pool_exports_any())
+		return free_beside_exports_v2(dptr);
+	return free_v2(dptr);
 }
 
 CHARGED free_tracked_v1(CUdeviceptr_v1 dptr)
@@ -369,7 +392,14 @@ CHARGED free_tracked_v1(CUdeviceptr_v1 dptr)
 	FREE_TRACKED(dptr, DRIVER(cuMemFree)(dptr));
 }
 
-CUresult hook_cuMemFree(CUdeviceptr_v1 dptr)
+static CUresult free_v1(CUdeviceptr_v1 dptr)
 {
 	FREE(dptr, DRIVER(cuMemFree)(dptr), free_tracked_v1(dptr));
+}
+
+CUresult hook_cuMemFree(CUdeviceptr_v1 dptr)
+{
+	if (softmig_pool_exports_any())
+		FREE_BESIDE_EXPORTS(dptr, free_v1(dptr));
+	return free_v1(dptr);
 }

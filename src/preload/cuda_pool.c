@@ -9,8 +9,9 @@
 #include "preload/hook.h"
 #include "preload/meter.h"
 #include "preload/mode.h"
+#include "preload/pool_export.h"
+#include "preload/pool_import.h"
 #include "preload/private.h"
-#include "preload/sharing.h"
 #include "preload/stream.h"
 #include "slice/log.h"
 
@@ -19,14 +20,16 @@
 // What is free in a pool lies in pieces, the more so after whole chunks were given back; a try that makes the pool grow stands above the
 // limit until it is undone (with half of the free memory the fight saw 200 MiB for an instant, with a sixteenth nothing).
 enum { FREE_WHOLE = 2, FREE_IN_PIECES = 16 };
-#define ALL_BYTES (1ull << 55)
 enum { MAX_POOLS = 1024, NOT_OURS = -1 };
 
 struct pool {
 	_Atomic(CUmemoryPool) handle; // NULL: free
 	_Atomic int32_t gpu;          // ledger's index; NOT_OURS: host memory, or another process's
 	_Atomic bool unseen;          // managed memory, which NVML does not count
-	_Atomic bool exported;        // others may hold what it has when this process ends
+	_Atomic bool imported;        // another process's
+	_Atomic(struct softmig_pool_export *) export; // what stays of what it exported; NULL: it has exported nothing
+	_Atomic(struct softmig_pool_export *) import; // of that pool of this very process
+	_Atomic uint64_t largest_bytes; // that its chunks may have
 	_Atomic uint64_t charged_bytes;
 	_Atomic int lock; // for asking the driver about the pool and settling its charge as one step; while it is held, the pool exists
 };
@@ -83,7 +86,10 @@ static struct pool *enlist(struct pools *pools, CUmemoryPool handle, int gpu, bo
 		found = &pools->pool[i];
 		atomic_store(&found->gpu, gpu);
 		atomic_store(&found->unseen, unseen);
-		atomic_store(&found->exported, false);
+		atomic_store(&found->imported, false);
+		atomic_store(&found->export, NULL);
+		atomic_store(&found->import, NULL);
+		atomic_store(&found->largest_bytes, 0);
 		atomic_store_explicit(&found->handle, handle, memory_order_release); // last: whoever finds it finds the rest
 		if (atomic_load(&pools->used) < i + 1)
 			atomic_store_explicit(&pools->used, i + 1, memory_order_release);
@@ -122,9 +128,35 @@ static void trim_all(CUmemoryPool handle)
 	softmig_stream_restore(mode);
 }
 
-// Sets the pool's charge; held_bytes are reserved already for its growth. Under its lock.
+static struct softmig_pool_export *export_of(struct pool *pool)
+{
+	return atomic_load_explicit(&pool->export, memory_order_acquire);
+}
+
+// What the pool had reserved when it was looked at last. Under its lock.
+static uint64_t reserved(struct pool *pool)
+{
+	uint64_t charged = atomic_load_explicit(&pool->charged_bytes, memory_order_relaxed);
+	struct softmig_pool_export *export = export_of(pool);
+	return export == NULL ? charged : charged - softmig_pool_export_kept(export);
+}
+
+// Of a pool that has exported something, what stays is charged beside what it has reserved, now_bytes: returns both.
+static uint64_t with_kept(struct pool *pool, uint64_t now)
+{
+	struct softmig_pool_export *export = export_of(pool);
+	uint64_t before = reserved(pool);
+
+	if (export == NULL)
+		return now;
+	softmig_pool_export_gave_back(export, now < before ? before - now : 0, now);
+	return now + softmig_pool_export_kept(export);
+}
+
+// Sets the pool's charge to what it has reserved; held_bytes are reserved already for its growth. Under its lock.
 static void set_charge(struct pool *pool, struct softmig_gpu *gpu, uint64_t now, uint64_t held_bytes)
 {
+	now = with_kept(pool, now);
 	uint64_t before = softmig_charge_follow(gpu, &pool->charged_bytes, now, held_bytes);
 
 	if (atomic_load(&pool->unseen)) {
@@ -137,20 +169,24 @@ static void set_charge(struct pool *pool, struct softmig_gpu *gpu, uint64_t now,
 }
 
 // Brings the pool's charge to what the pool has reserved, having trimmed it first where that is asked for. One that was destroyed
-// meanwhile has been charged anew by whoever did it; its entry may be another's by now.
-static void refresh(struct pool *pool, CUmemoryPool handle, struct softmig_gpu *gpu, uint64_t held_bytes, bool trim)
+// meanwhile has been charged anew by whoever did it; its entry may be another's by now. Did it change?
+static bool refresh(struct pool *pool, CUmemoryPool handle, struct softmig_gpu *gpu, uint64_t held_bytes, bool trim)
 {
+	bool changed = false;
+
 	lock(&pool->lock);
 	if (atomic_load(&pool->handle) == handle) {
 		if (trim)
 			trim_all(handle);
 		// Not to be had: as it was.
-		uint64_t before = atomic_load_explicit(&pool->charged_bytes, memory_order_relaxed);
-		set_charge(pool, gpu, attribute(handle, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, before), held_bytes);
+		uint64_t before = reserved(pool), now = attribute(handle, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, before);
+		set_charge(pool, gpu, now, held_bytes);
+		changed = now != before;
 	} else {
 		softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, held_bytes);
 	}
 	unlock(&pool->lock);
+	return changed;
 }
 
 // The i-th pool, if it is one to charge (to gpu, NULL: any).
@@ -165,10 +201,12 @@ void softmig_pools_trim(struct softmig_gpu *gpu)
 {
 	struct pools *pools = all();
 	CUmemoryPool handle;
+	uint64_t begun = softmig_pool_calls_begin();
 
 	for (uint32_t i = 0; pools != NULL && i < atomic_load(&pools->used); i++)
 		if (is_ours(&pools->pool[i], gpu, &handle))
 			refresh(&pools->pool[i], handle, gpu, 0, true);
+	softmig_pool_calls_end(begun);
 }
 
 static bool is_idle(struct pool *pool, CUmemoryPool handle)
@@ -197,12 +235,8 @@ bool softmig_pools_changed(struct softmig_gpu *gpu)
 	bool changed = false;
 
 	for (uint32_t i = 0; pools != NULL && i < atomic_load(&pools->used); i++) {
-		struct pool *pool = &pools->pool[i];
-		if (!is_ours(pool, gpu, &handle))
-			continue;
-		uint64_t before = atomic_load_explicit(&pool->charged_bytes, memory_order_relaxed);
-		refresh(pool, handle, gpu, 0, false);
-		changed |= atomic_load_explicit(&pool->charged_bytes, memory_order_relaxed) != before;
+		if (is_ours(&pools->pool[i], gpu, &handle))
+			changed |= refresh(&pools->pool[i], handle, gpu, 0, false);
 	}
 	return changed;
 }
@@ -218,7 +252,11 @@ void softmig_pools_forget(struct softmig_gpu *gpu)
 			continue;
 		lock(&pool->lock);
 		if (atomic_compare_exchange_strong(&pool->handle, &handle, BUSY)) {
+			struct softmig_pool_export *export = export_of(pool);
+			if (export != NULL)
+				softmig_pool_export_emptied(export); // whether what stays is gone as well is not known
 			set_charge(pool, gpu, 0, 0);
+			atomic_store(&pool->charged_bytes, 0);
 			atomic_store(&pool->handle, NULL);
 		}
 		unlock(&pool->lock);
@@ -271,7 +309,7 @@ struct request {
 	bool per_thread; // it came through a _ptsz function
 };
 
-static CUresult ask_driver(const struct request *request)
+static CUresult ask(const struct request *request)
 {
 	if (request->named)
 		return (request->per_thread ? DRIVER(cuMemAllocFromPoolAsync_ptsz) : DRIVER(cuMemAllocFromPoolAsync))(
@@ -280,10 +318,39 @@ static CUresult ask_driver(const struct request *request)
 	                                                                                    request->stream);
 }
 
+// The same of a pool that may be about to give back what stays: what it gives back while it grows must not go unseen.
+static __attribute__((noinline)) CUresult ask_beside_exports(const struct request *request, struct pool *pool, struct softmig_gpu *gpu)
+{
+	uint64_t begun = softmig_pool_calls_begin();
+	struct softmig_pool_export *export = export_of(pool);
+
+	if (export != NULL && softmig_pool_export_may_keep(export))
+		refresh(pool, request->handle, gpu, 0, false);
+	CUresult result = ask(request);
+	if (!softmig_pool_calls_end(begun))
+		return result;
+	lock(&pool->lock);
+	export = atomic_load(&pool->handle) == request->handle ? export_of(pool) : NULL;
+	if (export != NULL)
+		atomic_fetch_add(&pool->charged_bytes, softmig_pool_export_keep_all(export));
+	unlock(&pool->lock);
+	return result;
+}
+
+static CUresult ask_driver(const struct request *request, struct pool *pool, struct softmig_gpu *gpu)
+{
+	CUresult result = softmig_pool_exports_any() ? ask_beside_exports(request, pool, gpu) : ask(request);
+	uint64_t chunk = growth_of(request->bytes), largest = atomic_load_explicit(&pool->largest_bytes, memory_order_relaxed);
+
+	while (result == CUDA_SUCCESS && __builtin_expect(largest < chunk, 0) && !atomic_compare_exchange_weak(&pool->largest_bytes, &largest, chunk))
+		;
+	return result;
+}
+
 // An allocation in the hope that the pool need not grow. If it did, beyond the limit, it is undone.
 static CUresult squeeze(const struct request *request, struct pool *pool, struct softmig_gpu *gpu)
 {
-	CUresult result = ask_driver(request);
+	CUresult result = ask_driver(request, pool, gpu);
 
 	refresh(pool, request->handle, gpu, 0, false);
 	if (result == CUDA_SUCCESS && !within_limit(gpu)) {
@@ -307,7 +374,7 @@ static CUresult allocate(const struct request *request, struct pools *pools, str
 	if (result != CUDA_ERROR_OUT_OF_MEMORY)
 		return result;
 	if (charged || softmig_charge_stream_ordered(gpu, held, "cuMemAllocAsync")) {
-		result = ask_driver(request);
+		result = ask_driver(request, pool, gpu);
 		refresh(pool, request->handle, gpu, held, false);
 	} else if (may_fit_inside(request->handle, request->bytes, FREE_IN_PIECES)) {
 		result = squeeze(request, pool, gpu);
@@ -336,22 +403,22 @@ static CUresult allocate_in_stream(CUdeviceptr *pointer, struct request *request
 	struct pools *pools = all();
 
 	if (pools == NULL || softmig_stream_is_capturing(request->stream, request->per_thread))
-		return ask_driver(request);
+		return ask(request);
 	struct softmig_gpu *gpu = softmig_gpu_of_stream(request->stream, request->per_thread);
 	if (gpu == NULL)
-		return ask_driver(request);
+		return ask(request);
 	if (!request->named && DRIVER(cuDeviceGetMemPool)(&request->handle, gpu->device) != CUDA_SUCCESS)
-		return ask_driver(request);
+		return ask(request);
 	struct pool *pool = find(pools, request->handle);
 	// What the driver does not know as a pool is its to refuse.
 	if (request->handle == NULL ||
 	    (pool == NULL && attribute(request->handle, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, UINT64_MAX) == UINT64_MAX))
-		return ask_driver(request);
+		return ask(request);
 	if (pool == NULL)
 		pool = enlist(pools, request->handle, request->named ? gpu_of_pool(request->handle) : gpu->ledger, false);
 	gpu = pool == NULL ? NULL : softmig_gpu_by_index(atomic_load(&pool->gpu));
 	if (gpu == NULL)
-		return ask_driver(request);
+		return ask(request);
 	softmig_settle_if_due(gpu);
 	softmig_gpu_enter(gpu);
 	use_stream(pools, request->stream, request->per_thread);
@@ -385,6 +452,13 @@ CUresult hook_cuMemAllocFromPoolAsync_ptsz(CUdeviceptr *dptr, size_t bytesize, C
 	return allocate_in_stream(dptr, &request);
 }
 
+#define FREE_ASYNC(pointer, stream, per_thread, call) \
+	do { \
+		if (softmig_pool_exports_any()) \
+			softmig_pool_export_frees(pointer); \
+		return freed_in((call), (stream), (per_thread)); \
+	} while (0)
+
 static CUresult freed_in(CUresult result, CUstream stream, bool per_thread)
 {
 	struct pools *pools = all();
@@ -396,13 +470,21 @@ static CUresult freed_in(CUresult result, CUstream stream, bool per_thread)
 
 CUresult hook_cuMemFreeAsync(CUdeviceptr dptr, CUstream hStream)
 {
-	return freed_in(DRIVER(cuMemFreeAsync)(dptr, hStream), hStream, false);
+	FREE_ASYNC(dptr, hStream, false, DRIVER(cuMemFreeAsync)(dptr, hStream));
 }
 
 CUresult hook_cuMemFreeAsync_ptsz(CUdeviceptr dptr, CUstream hStream)
 {
-	return freed_in(DRIVER(cuMemFreeAsync_ptsz)(dptr, hStream), hStream, true);
+	FREE_ASYNC(dptr, hStream, true, DRIVER(cuMemFreeAsync_ptsz)(dptr, hStream));
 }
+
+#define SYNCHRONISE(call) \
+	do { \
+		uint64_t begun = softmig_pool_calls_begin(); \
+		CUresult result = (call); \
+		softmig_pool_calls_end(begun); \
+		return synchronised(result); \
+	} while (0)
 
 static CUresult synchronised(CUresult result)
 {
@@ -415,31 +497,48 @@ static CUresult synchronised(CUresult result)
 CUresult hook_cuStreamSynchronize(CUstream hStream)
 {
 	softmig_meter_sync_stream(hStream, false);
-	return synchronised(DRIVER(cuStreamSynchronize)(hStream));
+	SYNCHRONISE(DRIVER(cuStreamSynchronize)(hStream));
 }
 
 CUresult hook_cuStreamSynchronize_ptsz(CUstream hStream)
 {
 	softmig_meter_sync_stream(hStream, true);
-	return synchronised(DRIVER(cuStreamSynchronize_ptsz)(hStream));
+	SYNCHRONISE(DRIVER(cuStreamSynchronize_ptsz)(hStream));
 }
 
 CUresult hook_cuEventSynchronize(CUevent hEvent)
 {
 	softmig_meter_sync_event(hEvent);
-	return synchronised(DRIVER(cuEventSynchronize)(hEvent));
+	SYNCHRONISE(DRIVER(cuEventSynchronize)(hEvent));
 }
 
 CUresult hook_cuCtxSynchronize(void)
 {
 	softmig_meter_sync_context();
-	return synchronised(DRIVER(cuCtxSynchronize)());
+	SYNCHRONISE(DRIVER(cuCtxSynchronize)());
 }
 
 CUresult hook_cuCtxSynchronize_v2(CUcontext ctx)
 {
 	softmig_meter_sync_context();
-	return synchronised(DRIVER(cuCtxSynchronize_v2)(ctx));
+	SYNCHRONISE(DRIVER(cuCtxSynchronize_v2)(ctx));
+}
+
+// The driver answers with a handle of a pool that went without a word, with its context.
+static void made_anew(CUmemoryPool handle)
+{
+	struct pool *pool = find(all(), handle);
+
+	softmig_pool_export_ended_by_handle(handle);
+	if (pool != NULL && atomic_load(&pool->gpu) == NOT_OURS) {
+		bool imported = atomic_load(&pool->imported);
+		struct softmig_pool_export *import = atomic_load(&pool->import);
+		atomic_store(&pool->handle, NULL);
+		if (imported)
+			softmig_pool_import_ended();
+		if (import != NULL)
+			softmig_pool_export_import_ended(import);
+	}
 }
 
 // A pool for memory of that kind at that place: known from here on. Managed memory has no place of its own: the current GPU's.
@@ -462,6 +561,8 @@ static CUresult known(CUresult result, const CUmemoryPool *handle, const CUmemLo
 CUresult hook_cuMemPoolCreate(CUmemoryPool *pool, const CUmemPoolProps *poolProps)
 {
 	CUresult result = DRIVER(cuMemPoolCreate)(pool, poolProps);
+	if (result == CUDA_SUCCESS)
+		made_anew(*pool);
 	return result == CUDA_SUCCESS ? known(result, pool, &poolProps->location, poolProps->allocType) : result;
 }
 
@@ -475,14 +576,75 @@ CUresult hook_cuMemGetMemPool(CUmemoryPool *pool, CUmemLocation *location, CUmem
 	return known(DRIVER(cuMemGetMemPool)(pool, location, type), pool, location, type);
 }
 
-// Whoever imports from it frees first, so nothing of it is left to others but by the end of the process: all that the pool will ever have.
+// What stays of the pool is followed from now on. NULL: it is none of ours, or there is no room.
+static struct softmig_pool_export *exporting(struct pool *pool, CUmemoryPool handle)
+{
+	struct softmig_pool_export *export = NULL;
+
+	lock(&pool->lock);
+	if (atomic_load(&pool->handle) == handle && atomic_load(&pool->gpu) >= 0 && !atomic_load(&pool->unseen)) {
+		export = export_of(pool);
+		if (export == NULL)
+			export = softmig_pool_export_begin(handle, softmig_gpu_by_index(atomic_load(&pool->gpu)));
+		atomic_store_explicit(&pool->export, export, memory_order_release);
+	}
+	unlock(&pool->lock);
+	return export;
+}
+
 CUresult hook_cuMemPoolExportToShareableHandle(void *handle_out, CUmemoryPool pool, CUmemAllocationHandleType handleType, unsigned long long flags)
 {
 	CUresult result = DRIVER(cuMemPoolExportToShareableHandle)(handle_out, pool, handleType, flags);
 	struct pool *entry = result == CUDA_SUCCESS ? find(all(), pool) : NULL;
+	struct softmig_pool_export *export = entry == NULL ? NULL : exporting(entry, pool);
 
-	if (entry != NULL && !atomic_exchange(&entry->exported, true))
-		softmig_exported(ALL_BYTES);
+	if (export != NULL && handleType == CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR && handle_out != NULL)
+		softmig_pool_export_descriptor(export, *(int *)handle_out);
+	return result;
+}
+
+// The pool that a pointer comes from.
+static struct pool *pool_of(CUdeviceptr pointer, CUmemoryPool *handle)
+{
+	*handle = NULL;
+	if (!SOFTMIG_HAS(cuPointerGetAttribute) ||
+	    DRIVER(cuPointerGetAttribute)(handle, CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE, pointer) != CUDA_SUCCESS || *handle == NULL)
+		return NULL;
+	return find(all(), *handle);
+}
+
+// The chunk that it lies in, as large as it may be: that stays when the pool gives it back.
+static uint64_t chunk_of(struct pool *pool, CUmemoryPool handle, CUdeviceptr *pointer)
+{
+	uint64_t most = atomic_load_explicit(&pool->largest_bytes, memory_order_relaxed);
+	uint64_t has = attribute(handle, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, most);
+	CUdeviceptr base;
+	size_t bytes;
+
+	if (SOFTMIG_HAS(cuMemGetAddressRange_v2) && DRIVER(cuMemGetAddressRange_v2)(&base, &bytes, *pointer) == CUDA_SUCCESS) {
+		*pointer = base;
+		most = growth_of(bytes) > most ? growth_of(bytes) : most;
+	}
+	return most < has ? most : has;
+}
+
+// Noted before it is exported: from then on it may be imported, and freed.
+CUresult hook_cuMemPoolExportPointer(CUmemPoolPtrExportData *shareData_out, CUdeviceptr ptr)
+{
+	CUmemoryPool handle;
+	struct pool *pool = pool_of(ptr, &handle);
+	struct softmig_pool_export *export = pool == NULL ? NULL : exporting(pool, handle);
+	CUdeviceptr pointer = ptr;
+	bool known;
+
+	if (export == NULL)
+		return DRIVER(cuMemPoolExportPointer)(shareData_out, ptr);
+	uint64_t bytes = chunk_of(pool, handle, &pointer);
+	if (!softmig_pool_export_pointer(export, pointer, bytes, &known))
+		return CUDA_ERROR_OUT_OF_MEMORY;
+	CUresult result = DRIVER(cuMemPoolExportPointer)(shareData_out, ptr);
+	if (result != CUDA_SUCCESS && !known)
+		softmig_pool_export_no_pointer(pointer);
 	return result;
 }
 
@@ -490,12 +652,25 @@ CUresult hook_cuMemPoolExportToShareableHandle(void *handle_out, CUmemoryPool po
 CUresult hook_cuMemPoolImportFromShareableHandle(CUmemoryPool *pool_out, void *handle, CUmemAllocationHandleType handleType,
                                                  unsigned long long flags)
 {
-	softmig_import_begins(); // and never ended: what was imported of it is not followed
+	bool by_descriptor = handleType == CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
+	struct softmig_pool_export *own = by_descriptor ? softmig_pool_export_import((int)(intptr_t)handle) : NULL;
+
+	if (own == NULL)
+		softmig_pool_import_begins();
 	CUresult result = DRIVER(cuMemPoolImportFromShareableHandle)(pool_out, handle, handleType, flags);
-	if (result == CUDA_SUCCESS)
-		enlist(all(), *pool_out, NOT_OURS, false);
-	else
-		softmig_import_ended();
+	struct pool *pool = NULL;
+	if (result == CUDA_SUCCESS) {
+		made_anew(*pool_out);
+		pool = enlist(all(), *pool_out, NOT_OURS, false);
+	}
+	if (pool != NULL) {
+		atomic_store(&pool->import, own);
+		atomic_store(&pool->imported, own == NULL);
+	} else if (result != CUDA_SUCCESS && own != NULL) {
+		softmig_pool_export_import_ended(own);
+	} else if (result != CUDA_SUCCESS) {
+		softmig_pool_import_ended();
+	}
 	return result;
 }
 
@@ -506,35 +681,68 @@ CUresult hook_cuMemPoolTrimTo(CUmemoryPool pool, size_t minBytesToKeep)
 	return result;
 }
 
-// What is still taken out of a destroyed pool stays on the GPU until it is freed, and the pool can no longer be asked: from
-// here on NVML alone knows. Nobody asks the pool once the driver has begun to destroy it.
+// What was exported of a pool that is destroyed stays, and is charged apart from it. The rest may be out still, and the pool can no longer be asked: from
+// here on NVML alone knows. Returns how much that is.
+static uint64_t disown(struct pool *pool, struct softmig_gpu *gpu)
+{
+	lock(&pool->lock);
+	uint64_t left = reserved(pool);
+	struct softmig_pool_export *export = export_of(pool);
+	if (atomic_load(&pool->unseen)) {
+		set_charge(pool, gpu, 0, 0);
+		left = 0;
+	} else if (export != NULL) {
+		left -= softmig_pool_export_gave_back(export, left, 0);
+	}
+	atomic_store(&pool->charged_bytes, 0);
+	unlock(&pool->lock);
+	return left;
+}
+
+static CUresult destroy(struct pool *pool, CUmemoryPool handle)
+{
+	struct softmig_gpu *gpu = softmig_gpu_by_index(atomic_load(&pool->gpu));
+	struct softmig_pool_export *export = export_of(pool), *import = atomic_load(&pool->import);
+	bool imported = atomic_load(&pool->imported);
+	uint64_t left = 0;
+
+	if (gpu != NULL)
+		softmig_gpu_enter(gpu);
+	CUresult result = DRIVER(cuMemPoolDestroy)(handle);
+	if (result == CUDA_SUCCESS && gpu != NULL)
+		left = disown(pool, gpu);
+	if (gpu != NULL)
+		softmig_gpu_leave(gpu);
+	atomic_store(&pool->handle, result == CUDA_SUCCESS ? NULL : handle);
+	if (result != CUDA_SUCCESS)
+		return result;
+	if (export != NULL)
+		softmig_pool_export_ended(export);
+	if (import != NULL)
+		softmig_pool_export_import_ended(import);
+	if (imported)
+		softmig_pool_import_ended();
+	if (left != 0)
+		softmig_hand_over(gpu, left);
+	return result;
+}
+
+// Nobody asks the pool once the driver has begun to destroy it.
 CUresult hook_cuMemPoolDestroy(CUmemoryPool pool)
 {
 	struct pool *entry = find(all(), pool);
-	struct softmig_gpu *gpu = entry == NULL ? NULL : softmig_gpu_by_index(atomic_load(&entry->gpu));
 	CUmemoryPool seen = pool;
+	bool mine = false;
 
-	if (entry == NULL)
-		return DRIVER(cuMemPoolDestroy)(pool);
-	lock(&entry->lock);
-	bool mine = atomic_compare_exchange_strong(&entry->handle, &seen, BUSY);
-	unlock(&entry->lock);
-	if (!mine)
-		return DRIVER(cuMemPoolDestroy)(pool);
-	CUresult result = DRIVER(cuMemPoolDestroy)(pool);
-	uint64_t left = 0;
-	if (result == CUDA_SUCCESS && gpu != NULL) {
+	if (entry != NULL) {
 		lock(&entry->lock);
-		left = atomic_load(&entry->charged_bytes);
-		if (atomic_load(&entry->unseen)) {
-			set_charge(entry, gpu, 0, 0);
-			left = 0;
-		}
-		atomic_store(&entry->charged_bytes, 0);
+		mine = atomic_compare_exchange_strong(&entry->handle, &seen, BUSY);
 		unlock(&entry->lock);
 	}
-	atomic_store(&entry->handle, result == CUDA_SUCCESS ? NULL : pool);
-	if (left != 0)
-		softmig_hand_over(gpu, left);
+	if (mine)
+		return destroy(entry, pool);
+	CUresult result = DRIVER(cuMemPoolDestroy)(pool);
+	if (result == CUDA_SUCCESS)
+		softmig_pool_export_ended_by_handle(pool);
 	return result;
 }

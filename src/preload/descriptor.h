@@ -7,7 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-// fd stands for the allocation (a number of allocation.c's) from now on, perhaps for others, too. False: it did already, or there is no memory to note it in.
+// fd stands for the allocation (a number of allocation.c's, or pool_export.c's) from now on, perhaps for others, too. False: it did already, or there is no memory to note it in.
 bool softmig_descriptor_add(int fd, uint64_t allocation);
 // fd has just been opened: forgets one that it stood for before, and returns it, as it was closed meanwhile. 0: none (any more).
 uint64_t softmig_descriptor_reissued(int fd);

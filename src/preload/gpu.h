@@ -49,6 +49,7 @@ struct softmig_hot {
 	_Atomic uint64_t lowerings;     // see softmig_lowerings()
 	_Atomic uint32_t kept_covers;   // see cuda_memory.c
 	_Atomic bool uneven_pointers;   // see cuda_memory.c
+	_Atomic bool pool_exports;      // see pool_export.h
 	_Atomic bool pools_freed;       // see softmig_pools_freed(); in a forked child it may stand there from the parent: then an empty list is refreshed
 };
 extern struct softmig_hot softmig_hot;

@@ -92,6 +92,8 @@ struct softmig_ledger_file {
 	uint8_t pad2[4096 - 128 - 483 * 8];
 	struct softmig_ledger_gpu gpu[SOFTMIG_MAX_GPUS];
 	struct softmig_ledger_slot slot[SOFTMIG_LEDGER_SLOTS];
+	// What was passed on to each slot's owner on each GPU, in granules of 2 MiB: high half begun, low half done, each from 0 again when it is full.
+	_Atomic uint64_t passed_on[SOFTMIG_LEDGER_SLOTS][SOFTMIG_MAX_GPUS];
 };
 
 _Static_assert(sizeof(struct softmig_ledger_use) == 64, "a process's use of a GPU is one cache line");
@@ -100,7 +102,7 @@ _Static_assert(sizeof(struct softmig_ledger_gpu) == 256 && offsetof(struct softm
 _Static_assert(offsetof(struct softmig_ledger_file, mark) == 64, "the mark has its own cache line");
 _Static_assert(offsetof(struct softmig_ledger_file, series_words) == 128, "layout, version 1");
 _Static_assert(offsetof(struct softmig_ledger_file, gpu) == 4096 && offsetof(struct softmig_ledger_file, slot) == 8192, "layout, version 1");
-_Static_assert(sizeof(struct softmig_ledger_file) == 1122304, "layout, version 1");
+_Static_assert(sizeof(struct softmig_ledger_file) == 1253376, "layout, version 1");
 
 struct softmig_ledger_mine; // private to the process, see ledger_private.h
 
@@ -160,6 +162,9 @@ void softmig_ledger_import(struct softmig_ledger *ledger, bool holds);
 // It has let go of so much that it had exported at since_ns or later (CLOCK_MONOTONIC; 0: at any time) and that is still charged to it: charges it to
 // all that may hold it open as well. Then it is for each of them to find out.
 void softmig_ledger_pass_on(struct softmig_ledger *ledger, int gpu, uint64_t bytes, uint64_t since_ns);
+// So much has been passed on to this process on that GPU since its slot is its own, in granules of 2 MiB: *done are in its overhead, and some of the rest
+// to *begun may be. Who asks before and after reading the overhead, and finds as much done before as begun after, has read all of it.
+void softmig_ledger_passed_on(struct softmig_ledger *ledger, int gpu, uint32_t *begun, uint32_t *done);
 // Has something been passed on to this process since it was asked last?
 bool softmig_ledger_inherited(struct softmig_ledger *ledger, int gpu);
 // Cover for one allocation that may turn out to take memory. Ask before the driver's call: first for what was kept, which costs no look

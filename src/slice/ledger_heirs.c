@@ -10,6 +10,7 @@
 
 // In a slot's imports: times have the bits above these.
 #define FLAGS 0xffffull
+#define GRANULE_BYTES (2ull << 20)
 _Static_assert(SOFTMIG_MAX_GPUS <= 16, "the word of who imported has 16 bits for them");
 
 void softmig_ledger_export(struct softmig_ledger *ledger, uint64_t bytes, bool begins)
@@ -36,6 +37,13 @@ void softmig_ledger_import(struct softmig_ledger *ledger, bool holds)
 		;
 }
 
+static void add_done(_Atomic uint64_t *word, uint32_t granules)
+{
+	uint64_t was = atomic_load(word);
+	while (!atomic_compare_exchange_weak(word, &was, (was & ~(uint64_t)UINT32_MAX) | (uint32_t)((uint32_t)was + granules)))
+		;
+}
+
 // To all owned slots but one that imported at that time or later.
 static void charge_heirs(struct softmig_ledger_file *file, const struct softmig_ledger_slot *from, int gpu, uint64_t bytes, uint64_t since_ns)
 {
@@ -45,7 +53,12 @@ static void charge_heirs(struct softmig_ledger_file *file, const struct softmig_
 		uint64_t time = atomic_load(&slot->imports) & ~FLAGS;
 		if (slot == from || time == 0 || time < (since_ns & ~FLAGS) || owner_state(atomic_load(&slot->owner)) != OWNER_OWNED)
 			continue;
+		uint64_t granules = (bytes + GRANULE_BYTES - 1) / GRANULE_BYTES & UINT32_MAX;
+		atomic_fetch_add(&file->passed_on[i][gpu], granules << 32);
+		STEP();
 		atomic_fetch_add(&slot->use[gpu].overhead_bytes, bytes);
+		STEP();
+		add_done(&file->passed_on[i][gpu], (uint32_t)granules);
 		STEP();
 		atomic_fetch_or(&slot->imports, 1ull << gpu);
 		STEP();
@@ -59,6 +72,14 @@ void softmig_ledger_pass_on(struct softmig_ledger *ledger, int gpu, uint64_t byt
 	if (slot == NULL || bytes == 0)
 		return;
 	charge_heirs(ledger->file, slot, gpu, bytes, since_ns);
+}
+
+void softmig_ledger_passed_on(struct softmig_ledger *ledger, int gpu, uint32_t *begun, uint32_t *done)
+{
+	struct softmig_ledger_slot *slot = gpu >= 0 && gpu < SOFTMIG_MAX_GPUS ? softmig_ledger_self(ledger) : NULL;
+	uint64_t word = slot == NULL ? 0 : atomic_load(&ledger->file->passed_on[slot - ledger->file->slot][gpu]);
+	*begun = (uint32_t)(word >> 32);
+	*done = (uint32_t)word;
 }
 
 bool softmig_ledger_inherited(struct softmig_ledger *ledger, int gpu)

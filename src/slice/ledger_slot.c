@@ -39,7 +39,7 @@ static uint64_t busy_word(const struct viewer *viewer, uint64_t generation)
 }
 
 // Takes the slot if its word is still the one judged, and zeroes all of it. *held gets the word it now bears.
-static bool take(struct softmig_ledger_slot *slot, const struct viewer *viewer, uint64_t judged, uint64_t *held)
+static bool take(struct softmig_ledger_file *file, struct softmig_ledger_slot *slot, const struct viewer *viewer, uint64_t judged, uint64_t *held)
 {
 	STEP();
 	*held = busy_word(viewer, owner_next_generation(judged));
@@ -65,6 +65,7 @@ static bool take(struct softmig_ledger_slot *slot, const struct viewer *viewer, 
 		atomic_store_explicit(&use->throttled_ns, 0, memory_order_relaxed);
 		atomic_store_explicit(&use->waiting_ns, 0, memory_order_relaxed);
 		atomic_store_explicit(&use->cover_bytes, 0, memory_order_relaxed);
+		atomic_store_explicit(&file->passed_on[slot - file->slot][i], 0, memory_order_relaxed);
 	}
 	STEP();
 	return true;
@@ -75,7 +76,7 @@ static bool discard(struct softmig_ledger_file *file, struct softmig_ledger_slot
 	uint64_t held;
 	if (owner_state(judged) == OWNER_OWNED)
 		softmig_ledger_bequeath(file, slot);
-	if (!take(slot, viewer, judged, &held))
+	if (!take(file, slot, viewer, judged, &held))
 		return false;
 	bool freed = atomic_compare_exchange_strong(&slot->owner, &held, owner_word(OWNER_FREE, held, 0, 0));
 	STEP();
@@ -234,7 +235,7 @@ static bool claim_at(struct softmig_ledger_file *file, uint32_t index, const str
 {
 	struct softmig_ledger_slot *slot = &file->slot[index];
 	uint64_t word = atomic_load(&slot->owner), held;
-	if (owner_state(word) != OWNER_FREE || !take(slot, viewer, word, &held))
+	if (owner_state(word) != OWNER_FREE || !take(file, slot, viewer, word, &held))
 		return false;
 	atomic_store_explicit(&slot->pid_ns, viewer->pid_ns, memory_order_relaxed);
 	atomic_store_explicit(&slot->image, viewer->image, memory_order_relaxed);

@@ -125,6 +125,59 @@ static void nobody_sees_a_moment_in_which_it_is_charged_to_nobody(void **state)
 	munmap(rounds, sizeof(*rounds));
 }
 
+// Who is being charged sees by two readings, before the figure and after it, whether all of it was in there.
+static void who_is_charged_knows_how_much_was_passed_on(void **state)
+{
+	(void)state;
+	enum { ROUNDS = 20000 };
+	struct softmig_ledger ledger = open_ledger();
+	uint32_t begun, done, before, after;
+	softmig_ledger_import(&ledger, true);
+	struct softmig_ledger_use *use = &softmig_ledger_self(&ledger)->use[GPU];
+	softmig_ledger_passed_on(&ledger, GPU, &begun, &done);
+	assert_int_equal(begun, 0);
+	pid_t pid = fork();
+	if (pid == 0) {
+		for (uint32_t i = 0; i < ROUNDS; i++)
+			softmig_ledger_pass_on(&ledger, GPU, 3 * MIB, 0); // two granules
+		_exit(0);
+	}
+	for (done = 0; done < 2 * ROUNDS;) {
+		softmig_ledger_passed_on(&ledger, GPU, &begun, &before);
+		uint64_t bytes = atomic_load(&use->overhead_bytes);
+		softmig_ledger_passed_on(&ledger, GPU, &after, &done);
+		assert_true(before <= after && done <= after);
+		if (before == after)
+			assert_int_equal(bytes, before / 2 * 3 * MIB);
+	}
+	wait_for(pid);
+	softmig_ledger_passed_on(&ledger, GPU + 1, &begun, &done);
+	assert_int_equal(begun, 0);
+	assert_int_equal(done, 0);
+	softmig_ledger_close(&ledger);
+}
+
+// A slot that is another's says nothing of what its former owner was charged.
+static void a_new_owner_was_passed_on_nothing(void **state)
+{
+	(void)state;
+	struct softmig_ledger ledger = open_ledger();
+	uint32_t begun = 7, done = 7;
+	pid_t heir = fork();
+	if (heir == 0) {
+		softmig_ledger_import(&ledger, true);
+		exporter_dies(&ledger, GIB / 2);
+		softmig_ledger_passed_on(&ledger, GPU, &begun, &done);
+		_exit(begun == 256 && done == 256 ? 0 : 1);
+	}
+	assert_int_equal(wait_for(heir), 0);
+	softmig_ledger_reclaim(&ledger);
+	softmig_ledger_passed_on(&ledger, GPU, &begun, &done);
+	assert_int_equal(begun, 0);
+	assert_int_equal(done, 0);
+	softmig_ledger_close(&ledger);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, make_directory, remove_directory)
 
 int main(void)
@@ -134,6 +187,8 @@ int main(void)
 		TEST(who_holds_no_imports_inherits_nothing),
 		TEST(what_is_no_longer_exported_is_not_passed_on),
 		TEST(only_who_imported_since_it_was_exported_may_have_it),
+		TEST(who_is_charged_knows_how_much_was_passed_on),
+		TEST(a_new_owner_was_passed_on_nothing),
 		TEST(nobody_sees_a_moment_in_which_it_is_charged_to_nobody),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -14,6 +14,7 @@
 //                                             descriptors, and rests until the next one
 //   fighter outlive                           whose is memory that another process holds open when its owner dies? Measures, judges nothing
 //   fighter hide LIMIT_MIB                   one process takes memory and keeps it by descriptors alone, which the driver shows to nobody
+//   fighter hide-pool LIMIT_MIB              the same by pointers of a pool that it exports and frees
 //   fighter together PROCESSES LIMIT_MIB      all take 16 MiB pieces at once until refused; the sum fits, nothing is wasted
 #include <errno.h>
 #include <fcntl.h>
@@ -309,6 +310,40 @@ static int hide(unsigned long long limit)
 	return check_failures != 0;
 }
 
+static int hide_pool(unsigned long long limit)
+{
+	enum { MOST = 512 };
+	struct worker worker = { 0 };
+	size_t free_bytes = 0, total = 0, piece = (limit / 64 / (32 * MIB) + 1) * (32 * MIB);
+	CUdeviceptr none;
+	if (!check_true(open_gpu(&worker), "one process alone gets a context"))
+		return 1;
+	CU(cuMemGetInfo_v2)(&free_bytes, &total);
+	int fit = (int)(free_bytes / piece);
+	for (int round = 0; round < 3; round++) { // what was let go of is there again
+		int count = 0, descriptor;
+		CUmemoryPool pool;
+		if (!check_true(exported_pool(worker.device, &pool, &descriptor) == CUDA_SUCCESS, "a pool is exported"))
+			return 1;
+		while (count < MOST && leave_in_pool(pool, piece) == CUDA_SUCCESS)
+			count++;
+		check(count == fit || count == fit - 1, round == 0 ? "pieces granted that were exported and freed" : "and again when their pool is gone",
+		      "%d, as many as fit, or one fewer as the driver keeps a chunk for itself\t%d", fit, count);
+		usleep(600000); // two quarters of a second, for the watcher
+		if (round == 1)
+			close(descriptor);
+		CU(cuMemPoolDestroy)(pool);
+		if (round != 1) {
+			check(CU(cuMemAlloc_v2)(&none, 2 * piece) == CUDA_ERROR_OUT_OF_MEMORY, "while its descriptor is open", "refused\t");
+			usleep(600000);
+			close(descriptor);
+		}
+	}
+	CU(cuMemGetInfo_v2)(&free_bytes, &total);
+	check(free_bytes / piece >= (unsigned)fit - 1, "free in the end", ">= %d pieces\t%zu", fit - 1, free_bytes / piece);
+	return check_failures != 0;
+}
+
 static int together(int processes, unsigned long long limit)
 {
 	for (int i = 0; i < processes; i++) {
@@ -597,8 +632,10 @@ int main(int argc, char **argv)
 		return fill(strtoull(argv[2], NULL, 10) * MIB);
 	if (argc >= 3 && strcmp(argv[1], "hide") == 0)
 		return hide(strtoull(argv[2], NULL, 10) * MIB);
+	if (argc >= 3 && strcmp(argv[1], "hide-pool") == 0)
+		return hide_pool(strtoull(argv[2], NULL, 10) * MIB);
 	if (argc >= 4 && strcmp(argv[1], "together") == 0)
 		return together(atoi(argv[2]), strtoull(argv[3], NULL, 10) * MIB);
-	fputs("usage: fighter fight PROCESSES SECONDS [SEED] | ways | audit SECONDS [SEED] | churn PROCESSES | toil STEPS [SEED] | live [SEED] | outlive | fill LIMIT_MIB | hide LIMIT_MIB | together PROCESSES LIMIT_MIB\n", stderr);
+	fputs("usage: fighter fight PROCESSES SECONDS [SEED] | ways | audit SECONDS [SEED] | churn PROCESSES | toil STEPS [SEED] | live [SEED] | outlive | fill LIMIT_MIB | hide LIMIT_MIB | hide-pool LIMIT_MIB | together PROCESSES LIMIT_MIB\n", stderr);
 	return 2;
 }

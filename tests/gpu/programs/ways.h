@@ -13,7 +13,7 @@
 	X(cuMemAlloc_v2) X(cuMemFree_v2) X(cuMemAllocPitch_v2) X(cuMemAllocManaged) X(cuMemsetD8_v2) X(cuMemsetD32_v2) X(cuMemcpyDtoH_v2) \
 	X(cuMemAllocAsync) X(cuMemFreeAsync) X(cuStreamSynchronize) X(cuStreamCreate) X(cuStreamDestroy_v2) \
 	X(cuMemPoolCreate) X(cuMemPoolDestroy) X(cuMemAllocFromPoolAsync) X(cuMemPoolTrimTo) X(cuDeviceGetDefaultMemPool) \
-	X(cuMemPoolSetAttribute) \
+	X(cuMemPoolSetAttribute) X(cuMemPoolExportToShareableHandle) X(cuMemPoolExportPointer) \
 	X(cuMemCreate) X(cuMemRelease) X(cuMemAddressReserve) X(cuMemAddressFree) X(cuMemMap) X(cuMemUnmap) X(cuMemSetAccess) \
 	X(cuMemRetainAllocationHandle) X(cuMemExportToShareableHandle) X(cuMemImportFromShareableHandle) X(cuMemGetAllocationGranularity) \
 	X(cuArrayCreate_v2) X(cuArray3DCreate_v2) X(cuArrayDestroy) X(cuMipmappedArrayCreate) X(cuMipmappedArrayDestroy) \
@@ -441,6 +441,58 @@ static void give_dma_buf(struct thing *t)
 	close(t->descriptor);
 }
 
+// An exportable pool and a descriptor of it.
+static CUresult exported_pool(CUdevice device, CUmemoryPool *pool, int *descriptor)
+{
+	CUmemPoolProps properties = { .allocType = CU_MEM_ALLOCATION_TYPE_PINNED, .handleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR,
+		                      .location = { .type = CU_MEM_LOCATION_TYPE_DEVICE, .id = device } };
+	CUresult code = CU(cuMemPoolCreate)(pool, &properties);
+	if (code != CUDA_SUCCESS)
+		return code;
+	code = CU(cuMemPoolExportToShareableHandle)(descriptor, *pool, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0);
+	if (code != CUDA_SUCCESS)
+		CU(cuMemPoolDestroy)(*pool);
+	return code;
+}
+
+// Takes a piece of the pool, exports its pointer and frees it.
+static CUresult leave_in_pool(CUmemoryPool pool, size_t bytes)
+{
+	CUmemPoolPtrExportData data;
+	CUdeviceptr pointer;
+	CUresult code = CU(cuMemAllocFromPoolAsync)(&pointer, bytes, pool, NULL);
+	if (code != CUDA_SUCCESS)
+		return code;
+	code = CU(cuMemPoolExportPointer)(&data, pointer);
+	CU(cuMemFreeAsync)(pointer, NULL);
+	CU(cuStreamSynchronize)(NULL);
+	return code;
+}
+
+// The pool keeps it, and when that is gone its descriptor.
+static CUresult take_left_in_pool(struct thing *t)
+{
+	CUmemoryPool pool;
+	CUresult code = exported_pool(t->device, &pool, &t->descriptor);
+	if (code != CUDA_SUCCESS)
+		return code;
+	t->object = pool;
+	code = leave_in_pool(pool, t->bytes);
+	if (code != CUDA_SUCCESS || t->seed % 3 == 0)
+		CU(cuMemPoolDestroy)(pool);
+	if (code != CUDA_SUCCESS || t->seed % 3 == 1)
+		close(t->descriptor);
+	return code;
+}
+
+static void give_left_in_pool(struct thing *t)
+{
+	if (t->seed % 3 != 0)
+		CU(cuMemPoolDestroy)(t->object);
+	if (t->seed % 3 != 1)
+		close(t->descriptor);
+}
+
 static CUresult take_fetch(struct thing *t)
 {
 	struct stall *stall = &t->bazaar->share[t->seed % STALLS];
@@ -493,7 +545,7 @@ static const struct {
 	const char *name;
 	CUresult (*take)(struct thing *);
 	void (*give)(struct thing *);
-} ways[] = {
+} ways[] = { // others choose by their numbers (FIGHT_WAYS): new ones to the end
 	{ "cuMemAlloc", take_plain, give_plain },
 	{ "cuMemAllocPitch", take_pitch, give_plain },
 	{ "cuMemAllocManaged", take_managed, give_plain },
@@ -502,7 +554,6 @@ static const struct {
 	{ "cuMemCreate, mapped", take_vmm, give_vmm },
 	{ "cuMemCreate, exported and imported", take_share, give_share },
 	{ "memory fetched from another process by descriptor", take_fetch, give_nothing },
-	{ "cuMemAlloc, kept by a dma-buf", take_dma_buf, give_dma_buf },
 	{ "arrays", take_array, give_array },
 	{ "mipmapped arrays", take_mipmap, give_mipmap },
 	{ "graph memory nodes", take_graph, give_graph },
@@ -511,6 +562,8 @@ static const struct {
 	{ "IPC, opened", take_open, give_nothing },
 	{ "modules", take_module, give_module },
 	{ "context limits", take_limit, give_nothing },
+	{ "cuMemAlloc, kept by a dma-buf", take_dma_buf, give_dma_buf },
+	{ "a pool's, exported by its pointer and freed", take_left_in_pool, give_left_in_pool },
 };
 #define WAYS ((int)(sizeof ways / sizeof *ways))
 #endif

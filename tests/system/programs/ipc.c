@@ -188,6 +188,9 @@ static void import_pool(void)
 	OK(CU(cuStreamSynchronize)(NULL));
 	step();
 	await();
+	OK(CU(cuMemPoolDestroy)(pool));
+	step();
+	await();
 }
 
 static void export_pool(void)
@@ -215,7 +218,13 @@ static void export_pool(void)
 	await();
 	OK(CU(cuMemFreeAsync)(pointer, NULL));
 	OK(CU(cuStreamSynchronize)(NULL));
+	EXPECT(slice_bytes(), outside_both() + 2 * HEADROOM + SIZE); // in nobody's figure, and there
+	EXPECT(slice_bytes(), outside_bytes_of(0, 0) + 2 * HEADROOM);
+	step();
+	await();
+	OK(CU(cuMemPoolDestroy)(pool));
 	EXPECT(slice_bytes(), outside_both() + 2 * HEADROOM);
+	EXPECT(slice_bytes(), outside_bytes_of(0, 0) + 2 * HEADROOM);
 	step();
 }
 
@@ -352,6 +361,83 @@ static void keep(const char *self)
 	judge_three(unmap, address);
 }
 
+// A pool and a pointer of it, as the peer has imported them when it answers.
+static CUmemoryPool make_exported_pool(CUdeviceptr *pointer)
+{
+	CUmemPoolProps props = {.allocType = CU_MEM_ALLOCATION_TYPE_PINNED,
+	                        .handleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR,
+	                        .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = 0}};
+	CUmemPoolPtrExportData data;
+	CUmemoryPool pool;
+	int fd;
+	await();
+	OK(CU(cuMemPoolCreate)(&pool, &props));
+	OK(CU(cuMemAllocFromPoolAsync)(pointer, SIZE, pool, NULL));
+	OK(CU(cuMemPoolExportToShareableHandle)(&fd, pool, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
+	say_descriptor(fd);
+	close(fd);
+	OK(CU(cuMemPoolExportPointer)(&data, *pointer));
+	say(&data, sizeof(data));
+	await();
+	return pool;
+}
+
+static void make_pool_and_let_go(void)
+{
+	CUdeviceptr pointer;
+	CUmemoryPool pool = make_exported_pool(&pointer);
+	OK(CU(cuMemFreeAsync)(pointer, NULL));
+	OK(CU(cuStreamSynchronize)(NULL));
+	OK(CU(cuMemPoolDestroy)(pool));
+	step();
+	await(); // it lives on
+}
+
+static void make_pool_and_wait(void)
+{
+	CUdeviceptr pointer;
+	make_exported_pool(&pointer);
+	step();
+	await(); // killed in it
+}
+
+// The maker of a pool lets go of it, or dies; this process has imported it and a pointer, and keeps the pool alone.
+static void pool_kept(const char *self, void (*make)(void), bool maker_dies)
+{
+	CUmemPoolPtrExportData data;
+	CUmemoryPool pool;
+	CUdeviceptr pointer;
+	begin_three(self, make);
+	int fd = hear_descriptor();
+	OK(CU(cuMemPoolImportFromShareableHandle)(&pool, (void *)(uintptr_t)fd, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
+	close(fd);
+	hear(&data, sizeof(data));
+	OK(CU(cuMemPoolImportPointer)(&pointer, pool, &data));
+	step();
+	await();
+	if (maker_dies) {
+		kill(maker, SIGKILL);
+		OK(waitpid(maker, NULL, 0) == maker ? CUDA_SUCCESS : CUDA_ERROR_UNKNOWN);
+	}
+	uint64_t processes = maker_dies ? 2 : 3;
+	EXPECT(filled() > 0, 1);
+	EXPECT(outside_bytes_of(0, 0) - outside_all(), SIZE); // in nobody's figure
+	EXPECT(outside_bytes_of(0, 0) <= limit_bytes(), 1);
+	EXPECT(limit_bytes() - outside_bytes_of(0, 0) < PIECE + 3 * HEADROOM, 1); // and charged once
+	OK(CU(cuMemFreeAsync)(pointer, NULL));
+	OK(CU(cuStreamSynchronize)(NULL));
+	REFUSED(CU(cuMemAlloc_v2)(&pointer, limit_bytes())); // settles
+	EXPECT(filled(), 0);
+	EXPECT(slice_bytes(), outside_bytes_of(0, 0) + processes * HEADROOM);
+	OK(CU(cuMemPoolDestroy)(pool));
+	EXPECT(outside_bytes_of(0, 0) - outside_all(), 0);
+	EXPECT(slice_bytes(), outside_bytes_of(0, 0) + processes * HEADROOM);
+	EXPECT(filled() * PIECE + PIECE > SIZE, 1);
+	EXPECT(outside_bytes_of(0, 0) <= limit_bytes(), 1);
+	kill(maker, SIGKILL);
+	kill(filler, SIGKILL);
+}
+
 // ---- An open descriptor holds memory that the driver shows to no process.
 
 static void descriptor(const char *self)
@@ -397,6 +483,10 @@ int main(int argc, char **argv)
 		two(argv[0], import_pool, export_pool);
 	else if (argc == 2 && strcmp(argv[1], "outlive") == 0)
 		outlive(argv[0]);
+	else if (argc == 2 && strcmp(argv[1], "pool_keep") == 0)
+		pool_kept(argv[0], make_pool_and_let_go, false);
+	else if (argc == 2 && strcmp(argv[1], "pool_outlive") == 0)
+		pool_kept(argv[0], make_pool_and_wait, true);
 	else if (argc == 2 && strcmp(argv[1], "descriptor") == 0)
 		descriptor(argv[0]);
 	else if (argc == 2 && strcmp(argv[1], "keep") == 0)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // outside: answers questions about processes' GPU memory as NVML shows it to a process without a slice. Each line of input is "PID GPU" (GPU -1:
-// on all together); each answer is a line with its bytes.
+// on all together; PID 0: in use on the GPU, whoever has them); each answer is a line with its bytes.
 #include <dlfcn.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -21,6 +21,10 @@ static unsigned long long bytes_of(unsigned pid, unsigned gpu)
 	static nvmlProcessInfo_t list[PROCESSES];
 	unsigned count = PROCESSES;
 	nvmlDevice_t device;
+	nvmlMemory_v2_t memory = {.version = nvmlMemory_v2};
+	if (pid == 0)
+		return NVML(nvmlDeviceGetHandleByIndex_v2)(gpu, &device) == NVML_SUCCESS && NVML(nvmlDeviceGetMemoryInfo_v2)(device, &memory) == NVML_SUCCESS ?
+			memory.used : 0;
 	if (NVML(nvmlDeviceGetHandleByIndex_v2)(gpu, &device) != NVML_SUCCESS ||
 	    NVML(nvmlDeviceGetComputeRunningProcesses_v3)(device, &count, list) != NVML_SUCCESS)
 		return 0;

@@ -1,0 +1,356 @@
+// SPDX-License-Identifier: Apache-2.0
+// Pools' memory that was exported by its pointer: see pool_export.h.
+//
+//   POOL_POINTER (address) ──> export (a number of ours) <── DESCRIPTOR (fd)
+//        live ── freed ──> loose ── given back by the pool ──> kept
+// Which of a pool's chunks it gives back is not known: what was exported and is free (loose) goes first. So as much is kept as the driver keeps,
+// whatever else comes and goes. In which chunk a pointer lies is not known either: cuda_pool.c says how large it may be at most.
+#include "preload/pool_export.h"
+
+#include <sched.h>
+#include <time.h>
+
+#include "preload/allocation.h"
+#include "preload/descriptor.h"
+#include "preload/hook.h"
+#include "preload/mode.h"
+#include "preload/private.h"
+#include "preload/sharing.h"
+
+enum { MAX_EXPORTS = 1024 };
+#define IS_POOL (1ull << 31) // in numbers, which allocation.c's lack
+
+struct softmig_pool_export {
+	_Atomic uint64_t number; // 0: free
+	CUmemoryPool handle;
+	struct softmig_gpu *gpu;
+	_Atomic bool ended; // the pool is destroyed
+	uint32_t pointers; // live
+	uint32_t imports; // of this process
+	uint64_t since_ns;
+	uint64_t told_bytes; // to the ledger, as exported
+	_Atomic uint64_t loose_bytes;
+	_Atomic uint64_t kept_bytes;
+};
+
+// All zero: none, and what a forked child finds.
+struct exports {
+	_Atomic int lock; // held for a few memory accesses
+	_Atomic uint32_t used;
+	_Atomic uint64_t calls; // see softmig_pool_calls_begin: low half under way, high half ended
+	struct softmig_pool_export export[MAX_EXPORTS];
+};
+
+static struct softmig_private private_exports, looking;
+static _Atomic uint64_t last_number;
+
+static struct exports *all(void)
+{
+	return softmig_private_get(&private_exports, sizeof(struct exports));
+}
+
+static void lock(struct exports *exports)
+{
+	while (atomic_exchange_explicit(&exports->lock, 1, memory_order_acquire) != 0)
+		sched_yield();
+}
+
+static void unlock(struct exports *exports)
+{
+	atomic_store_explicit(&exports->lock, 0, memory_order_release);
+}
+
+static struct softmig_pool_export *of_number(struct exports *exports, uint64_t number)
+{
+	for (uint32_t i = 0; i < atomic_load(&exports->used); i++)
+		if (atomic_load(&exports->export[i].number) == number)
+			return &exports->export[i];
+	return NULL;
+}
+
+// Under the lock. NULL: none is left.
+static struct softmig_pool_export *a_free_one(struct exports *exports)
+{
+	for (uint32_t i = 0; i < MAX_EXPORTS; i++) {
+		if (atomic_load(&exports->export[i].number) != 0)
+			continue;
+		if (atomic_load(&exports->used) < i + 1)
+			atomic_store(&exports->used, i + 1);
+		return &exports->export[i];
+	}
+	return NULL;
+}
+
+struct softmig_pool_export *softmig_pool_export_begin(CUmemoryPool pool, struct softmig_gpu *gpu)
+{
+	struct exports *exports = all();
+
+	if (exports == NULL)
+		return NULL;
+	lock(exports);
+	struct softmig_pool_export *export = a_free_one(exports);
+	if (export != NULL) {
+		export->handle = pool;
+		export->gpu = gpu;
+		atomic_store(&export->ended, false);
+		export->pointers = export->imports = 0;
+		export->since_ns = softmig_ledger_clock_ns(CLOCK_MONOTONIC);
+		export->told_bytes = 0;
+		atomic_store(&export->loose_bytes, 0);
+		atomic_store(&export->kept_bytes, 0);
+		atomic_store(&export->number, IS_POOL | ((atomic_fetch_add(&last_number, 1) + 1) % IS_POOL));
+	}
+	unlock(exports);
+	return export;
+}
+
+void softmig_pool_export_descriptor(struct softmig_pool_export *export, int fd)
+{
+	struct softmig_ended ended = {0};
+
+	softmig_allocations_reissued(fd, &ended);
+	softmig_descriptor_add(fd, atomic_load(&export->number));
+	softmig_allocations_finish(&ended);
+}
+
+// Less is exported than was told. Under the lock.
+static void untell(struct softmig_pool_export *export, uint64_t bytes)
+{
+	uint64_t less = bytes < export->told_bytes ? bytes : export->told_bytes;
+
+	export->told_bytes -= less;
+	softmig_ledger_export(softmig_ledger_now(), less, false);
+}
+
+bool softmig_pool_export_pointer(struct softmig_pool_export *export, CUdeviceptr pointer, uint64_t bytes, bool *known)
+{
+	struct exports *exports = all();
+	struct softmig_track_entry old, entry = {
+		.kind = SOFTMIG_TRACK_POOL_POINTER, .key = pointer, .bytes = bytes, .more = atomic_load(&export->number), .gpu = (uint8_t)export->gpu->ledger};
+
+	*known = softmig_track_find(SOFTMIG_TRACK_POOL_POINTER, pointer, &old) && old.more == entry.more;
+	if (*known)
+		return true;
+	atomic_store_explicit(&softmig_hot.pool_exports, true, memory_order_relaxed);
+	softmig_pool_export_frees(pointer); // another pool's, which went without a word
+	if (!softmig_track_add(&entry))
+		return false;
+	lock(exports);
+	export->pointers++;
+	export->told_bytes += bytes;
+	softmig_exported(bytes);
+	unlock(exports);
+	return true;
+}
+
+void softmig_pool_export_no_pointer(CUdeviceptr pointer)
+{
+	struct exports *exports = all();
+	struct softmig_track_entry entry;
+
+	if (!softmig_track_remove(SOFTMIG_TRACK_POOL_POINTER, pointer, &entry))
+		return;
+	lock(exports);
+	struct softmig_pool_export *export = of_number(exports, entry.more);
+	if (export != NULL) {
+		export->pointers--;
+		untell(export, entry.bytes);
+	}
+	unlock(exports);
+}
+
+uint64_t softmig_pool_export_kept(const struct softmig_pool_export *export)
+{
+	return atomic_load_explicit(&export->kept_bytes, memory_order_relaxed);
+}
+
+bool softmig_pool_export_may_keep(const struct softmig_pool_export *export)
+{
+	return atomic_load(&export->loose_bytes) != 0;
+}
+
+uint64_t softmig_pool_export_gave_back(struct softmig_pool_export *export, uint64_t bytes, uint64_t now_bytes)
+{
+	struct exports *exports = all();
+
+	lock(exports);
+	uint64_t loose = atomic_load(&export->loose_bytes), kept = bytes < loose ? bytes : loose, rest = loose - kept;
+	if (rest > now_bytes) { // several pointers lay in one chunk
+		untell(export, rest - now_bytes);
+		rest = now_bytes;
+	}
+	atomic_store(&export->loose_bytes, rest);
+	atomic_fetch_add(&export->kept_bytes, kept);
+	atomic_fetch_add(&export->gpu->unseen_bytes, kept);
+	unlock(exports);
+	return kept;
+}
+
+uint64_t softmig_pool_export_keep_all(struct softmig_pool_export *export)
+{
+	struct exports *exports = all();
+
+	lock(exports);
+	uint64_t bytes = atomic_exchange(&export->loose_bytes, 0);
+	softmig_ledger_reserve(softmig_ledger_now(), export->gpu->ledger, SOFTMIG_LEDGER_TRACKED, bytes, 0);
+	atomic_fetch_add(&export->kept_bytes, bytes);
+	atomic_fetch_add(&export->gpu->unseen_bytes, bytes);
+	unlock(exports);
+	return bytes;
+}
+
+// ---- The end of a pool, and of what holds it
+
+// Under the lock. What stays of a pool that is destroyed, where nothing of this process holds it any more.
+static uint64_t take_unheld(struct softmig_pool_export *export, uint64_t *since_ns)
+{
+	uint64_t number = atomic_load(&export->number), bytes = 0;
+
+	if (number == 0 || !atomic_load(&export->ended) || export->imports != 0)
+		return 0;
+	if (atomic_load(&export->kept_bytes) != 0 && !softmig_descriptor_is_open(number))
+		bytes = atomic_exchange(&export->kept_bytes, 0);
+	*since_ns = export->since_ns;
+	export->told_bytes -= bytes < export->told_bytes ? bytes : export->told_bytes; // softmig_export_ended says so
+	if (export->pointers == 0 && atomic_load(&export->kept_bytes) == 0) { // nothing more can come
+		untell(export, UINT64_MAX);
+		atomic_store(&export->number, 0);
+	}
+	return bytes;
+}
+
+// Others may hold it still: then it is theirs.
+static void pass_on_unheld(struct exports *exports, struct softmig_pool_export *export)
+{
+	struct softmig_gpu *gpu = export->gpu;
+	uint64_t since_ns = 0;
+
+	softmig_gpu_enter(gpu);
+	lock(exports);
+	uint64_t bytes = take_unheld(export, &since_ns);
+	unlock(exports);
+	if (bytes != 0) {
+		softmig_export_ended(gpu, bytes, since_ns);
+		atomic_fetch_sub(&gpu->unseen_bytes, bytes);
+		softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, bytes);
+	}
+	softmig_gpu_leave(gpu);
+}
+
+static void look_at(struct exports *exports, struct softmig_pool_export *export)
+{
+	softmig_private_lock(&looking, 1, 0);
+	pass_on_unheld(exports, export);
+	softmig_private_unlock(&looking, 1, 0);
+}
+
+void softmig_pool_exports_look(void)
+{
+	struct exports *exports = softmig_pool_exports_any() ? all() : NULL;
+
+	if (exports == NULL)
+		return;
+	softmig_private_lock(&looking, 1, 0);
+	for (uint32_t i = 0; i < atomic_load(&exports->used); i++)
+		if (atomic_load(&exports->export[i].number) != 0 && atomic_load(&exports->export[i].ended))
+			pass_on_unheld(exports, &exports->export[i]);
+	softmig_private_unlock(&looking, 1, 0);
+}
+
+void softmig_pool_export_emptied(struct softmig_pool_export *export)
+{
+	struct softmig_track_entry entry;
+	uint64_t cursor = 0;
+
+	while (softmig_track_next(SOFTMIG_TRACK_POOL_POINTER, &cursor, &entry))
+		if (entry.more == atomic_load(&export->number))
+			softmig_pool_export_frees(entry.key);
+}
+
+void softmig_pool_export_ended(struct softmig_pool_export *export)
+{
+	struct exports *exports = all();
+
+	lock(exports);
+	untell(export, atomic_exchange(&export->loose_bytes, 0));
+	atomic_store(&export->ended, true);
+	unlock(exports);
+	look_at(exports, export);
+}
+
+void softmig_pool_export_ended_by_handle(CUmemoryPool pool)
+{
+	struct exports *exports = softmig_pool_exports_any() ? all() : NULL;
+
+	for (uint32_t i = 0; exports != NULL && i < atomic_load(&exports->used); i++)
+		if (atomic_load(&exports->export[i].number) != 0 && !atomic_load(&exports->export[i].ended) && exports->export[i].handle == pool)
+			softmig_pool_export_ended(&exports->export[i]);
+}
+
+struct softmig_pool_export *softmig_pool_export_import(int fd)
+{
+	uint64_t number = softmig_descriptor_of(fd);
+	struct exports *exports = (number & IS_POOL) != 0 ? all() : NULL;
+
+	if (exports == NULL)
+		return NULL;
+	lock(exports);
+	struct softmig_pool_export *export = of_number(exports, number);
+	if (export != NULL)
+		export->imports++;
+	unlock(exports);
+	return export;
+}
+
+void softmig_pool_export_import_ended(struct softmig_pool_export *export)
+{
+	struct exports *exports = all();
+
+	lock(exports);
+	export->imports--;
+	unlock(exports);
+	look_at(exports, export);
+}
+
+// ---- What the hooks see of it
+
+// Before the driver's call: another thread may see at once what the pool gives back. Of a pool that is destroyed nobody sees it.
+void softmig_pool_export_frees(CUdeviceptr pointer)
+{
+	struct exports *exports = all();
+	struct softmig_track_entry entry;
+
+	if (exports == NULL || !softmig_track_remove(SOFTMIG_TRACK_POOL_POINTER, pointer, &entry))
+		return;
+	struct softmig_gpu *gpu = softmig_gpu_by_index(entry.gpu);
+	softmig_gpu_enter(gpu);
+	lock(exports);
+	struct softmig_pool_export *export = of_number(exports, entry.more);
+	if (export != NULL)
+		export->pointers--;
+	if (export != NULL && atomic_load(&export->ended)) {
+		softmig_ledger_reserve(softmig_ledger_now(), gpu->ledger, SOFTMIG_LEDGER_TRACKED, entry.bytes, 0);
+		atomic_fetch_add(&export->kept_bytes, entry.bytes);
+		atomic_fetch_add(&gpu->unseen_bytes, entry.bytes);
+	} else if (export != NULL) {
+		atomic_fetch_add(&export->loose_bytes, entry.bytes);
+	}
+	unlock(exports);
+	softmig_gpu_leave(gpu);
+}
+
+uint64_t softmig_pool_calls_begin(void)
+{
+	struct exports *exports = softmig_pool_exports_any() ? all() : NULL;
+	return exports == NULL ? 0 : atomic_fetch_add(&exports->calls, 1) + 1;
+}
+
+bool softmig_pool_calls_end(uint64_t begun)
+{
+	struct exports *exports = begun == 0 ? NULL : all();
+
+	if (exports == NULL)
+		return false;
+	uint64_t now = atomic_fetch_add(&exports->calls, (1ull << 32) - 1);
+	return now != begun || (uint32_t)begun > 1;
+}

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+// Pools of other processes that this one has imported. What they keep when their maker has let go or died (pool_export.h) is in no figure of NVML's, so
+// settling would drop what was passed on for it. Owns: that it stays charged: tracked, and unseen by NVML, until the last such pool is destroyed.
+// Must never: charge what was not passed on to this process.
+#ifndef SOFTMIG_PRELOAD_POOL_IMPORT_H
+#define SOFTMIG_PRELOAD_POOL_IMPORT_H
+#include "preload/gpu.h"
+
+// A pool is about to be imported; the import has failed, or the pool is destroyed (outside enter and leave).
+void softmig_pool_import_begins(void);
+void softmig_pool_import_ended(void);
+
+// For settle(), which is about to lower the overhead by excess_bytes. begun: what had been passed on when that was read. Charges what of these imported
+// pools may keep, and returns it;
+uint64_t softmig_pool_imports_keep(struct softmig_gpu *gpu, uint64_t excess_bytes, uint32_t begun);
+// the overhead has been lowered; all: all that was passed on had arrived there;
+void softmig_pool_imports_kept(struct softmig_gpu *gpu, uint64_t kept_bytes, uint32_t begun, bool all);
+// or has not.
+void softmig_pool_imports_undo(struct softmig_gpu *gpu, uint64_t kept_bytes);
+#endif

@@ -1,0 +1,54 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: Apache-2.0
+# Memory of pools that was exported by its pointer: the driver keeps it when it is free, and shows it to nobody. It is charged for as long; the
+# simulated driver tells if a slice ever stands above its limit.
+
+bats_require_minimum_version 1.5.0
+load gpu_slice
+
+setup() { witness_setup 2G; }
+teardown() { witness_teardown; }
+
+@test "exported and free again and again: refused at the limit, and there again with the pool" {
+	in_slice 2G pool_export refused_at_the_limit
+}
+
+@test "a descriptor of a pool keeps it, also when the pool is destroyed" {
+	in_slice 2G pool_export kept_by_its_descriptor
+}
+
+@test "so does an import of the process itself" {
+	in_slice 2G pool_export kept_by_its_import
+}
+
+@test "what was not exported is given back as ever" {
+	in_slice 2G pool_export the_rest_is_given_back
+}
+
+@test "small allocations keep the chunk that they lie in, once" {
+	in_slice 2G pool_export small_ones_keep_their_chunk
+}
+
+@test "what is exported and freed when the pool is gone is charged, too" {
+	in_slice 2G pool_export destroyed_with_a_pointer_out
+}
+
+@test "pools that come and go with their descriptors leave nothing behind" {
+	in_slice 2G pool_export many_descriptors
+}
+
+@test "what a thread's synchronisation gives back while another one allocates is not lost" {
+	in_slice 2G pool_export beside_a_synchronising_thread
+}
+
+@test "what stays is charged until the pool is destroyed, whatever became of its context" {
+	in_slice 2G pool_export after_reset
+}
+
+@test "a pool whose maker has destroyed it is charged to the process that has imported it" {
+	in_slice 2G ipc pool_keep
+}
+
+@test "a pool whose maker has died is charged to the process that has imported it" {
+	in_slice 2G ipc pool_outlive
+}
