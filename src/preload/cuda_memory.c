@@ -15,6 +15,7 @@
 #include "preload/sharing.h"
 #include "preload/mode.h"
 #include "preload/pool_export.h"
+#include "preload/pool_import.h"
 #include "preload/track.h"
 
 _Static_assert(SOFTMIG_BLOCK_BYTES == SOFTMIG_GRANULE_BYTES, "a block is a granule");
@@ -368,10 +369,14 @@ static inline __attribute__((always_inline)) CUresult free_v2(CUdeviceptr dptr)
 // While pointers of pools are exported: it may be one of them, and the driver waits for the device, where pools give back.
 #define FREE_BESIDE_EXPORTS(pointer, call) \
 	do { \
+		struct softmig_track_entry imported; \
 		softmig_pool_export_frees(pointer); \
+		bool was_imported = softmig_pool_import_frees((pointer), &imported); \
 		uint64_t begun = softmig_pool_calls_begin(); \
 		CUresult result = (call); \
 		softmig_pool_calls_end(begun); \
+		if (was_imported) \
+			softmig_pool_import_freed(&imported, result == CUDA_SUCCESS); \
 		return result; \
 	} while (0)
 

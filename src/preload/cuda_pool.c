@@ -454,9 +454,15 @@ CUresult hook_cuMemAllocFromPoolAsync_ptsz(CUdeviceptr *dptr, size_t bytesize, C
 
 #define FREE_ASYNC(pointer, stream, per_thread, call) \
 	do { \
-		if (softmig_pool_exports_any()) \
-			softmig_pool_export_frees(pointer); \
-		return freed_in((call), (stream), (per_thread)); \
+		if (!softmig_pool_exports_any()) \
+			return freed_in((call), (stream), (per_thread)); \
+		struct softmig_track_entry entry; \
+		softmig_pool_export_frees(pointer); \
+		bool imported = softmig_pool_import_frees((pointer), &entry); \
+		CUresult result = (call); \
+		if (imported) \
+			softmig_pool_import_freed(&entry, result == CUDA_SUCCESS); \
+		return freed_in(result, (stream), (per_thread)); \
 	} while (0)
 
 static CUresult freed_in(CUresult result, CUstream stream, bool per_thread)
@@ -674,6 +680,17 @@ CUresult hook_cuMemPoolImportFromShareableHandle(CUmemoryPool *pool_out, void *h
 	return result;
 }
 
+CUresult hook_cuMemPoolImportPointer(CUdeviceptr *ptr_out, CUmemoryPool pool, CUmemPoolPtrExportData *shareData)
+{
+	CUresult result = DRIVER(cuMemPoolImportPointer)(ptr_out, pool, shareData);
+	struct pool *entry = result == CUDA_SUCCESS ? find(all(), pool) : NULL;
+	struct softmig_pool_export *own = entry == NULL ? NULL : atomic_load(&entry->import);
+
+	if (own != NULL || (entry != NULL && atomic_load(&entry->imported)))
+		softmig_pool_import_pointer(*ptr_out, own);
+	return result;
+}
+
 CUresult hook_cuMemPoolTrimTo(CUmemoryPool pool, size_t minBytesToKeep)
 {
 	CUresult result = DRIVER(cuMemPoolTrimTo)(pool, minBytesToKeep);
@@ -706,6 +723,7 @@ static CUresult destroy(struct pool *pool, CUmemoryPool handle)
 	bool imported = atomic_load(&pool->imported);
 	uint64_t left = 0;
 
+	uint64_t out = export == NULL ? 0 : attribute(handle, CU_MEMPOOL_ATTR_USED_MEM_CURRENT, 0);
 	if (gpu != NULL)
 		softmig_gpu_enter(gpu);
 	CUresult result = DRIVER(cuMemPoolDestroy)(handle);
@@ -717,7 +735,7 @@ static CUresult destroy(struct pool *pool, CUmemoryPool handle)
 	if (result != CUDA_SUCCESS)
 		return result;
 	if (export != NULL)
-		softmig_pool_export_ended(export);
+		softmig_pool_export_ended(export, out);
 	if (import != NULL)
 		softmig_pool_export_import_ended(import);
 	if (imported)

@@ -18,6 +18,7 @@
 #include "preload/sharing.h"
 
 enum { MAX_EXPORTS = 1024 };
+#define POOL_STEP_BYTES 512ull // what is taken out of a pool is rounded up to that
 #define IS_POOL (1ull << 31) // in numbers, which allocation.c's lack
 
 struct softmig_pool_export {
@@ -27,6 +28,7 @@ struct softmig_pool_export {
 	_Atomic bool ended; // the pool is destroyed
 	uint32_t pointers; // live
 	uint32_t imports; // of this process
+	uint64_t out_bytes; // of a pool that is destroyed, what was not free then: it holds what stays, as the pool did
 	uint64_t since_ns;
 	uint64_t told_bytes; // to the ledger, as exported
 	_Atomic uint64_t loose_bytes;
@@ -37,6 +39,7 @@ struct softmig_pool_export {
 struct exports {
 	_Atomic int lock; // held for a few memory accesses
 	_Atomic uint32_t used;
+	_Atomic uint32_t out; // pools that are destroyed and hold what stays
 	_Atomic uint64_t calls; // see softmig_pool_calls_begin: low half under way, high half ended
 	struct softmig_pool_export export[MAX_EXPORTS];
 };
@@ -94,6 +97,7 @@ struct softmig_pool_export *softmig_pool_export_begin(CUmemoryPool pool, struct 
 		export->gpu = gpu;
 		atomic_store(&export->ended, false);
 		export->pointers = export->imports = 0;
+		export->out_bytes = 0;
 		export->since_ns = softmig_ledger_clock_ns(CLOCK_MONOTONIC);
 		export->told_bytes = 0;
 		atomic_store(&export->loose_bytes, 0);
@@ -206,7 +210,7 @@ static uint64_t take_unheld(struct softmig_pool_export *export, uint64_t *since_
 {
 	uint64_t number = atomic_load(&export->number), bytes = 0;
 
-	if (number == 0 || !atomic_load(&export->ended) || export->imports != 0)
+	if (number == 0 || !atomic_load(&export->ended) || export->imports != 0 || export->out_bytes != 0)
 		return 0;
 	if (atomic_load(&export->kept_bytes) != 0 && !softmig_descriptor_is_open(number))
 		bytes = atomic_exchange(&export->kept_bytes, 0);
@@ -267,12 +271,16 @@ void softmig_pool_export_emptied(struct softmig_pool_export *export)
 			softmig_pool_export_frees(entry.key);
 }
 
-void softmig_pool_export_ended(struct softmig_pool_export *export)
+void softmig_pool_export_ended(struct softmig_pool_export *export, uint64_t out_bytes)
 {
 	struct exports *exports = all();
 
 	lock(exports);
 	untell(export, atomic_exchange(&export->loose_bytes, 0));
+	if (out_bytes != 0 && (export->pointers != 0 || atomic_load(&export->kept_bytes) != 0)) {
+		export->out_bytes = out_bytes;
+		atomic_fetch_add(&exports->out, 1);
+	}
 	atomic_store(&export->ended, true);
 	unlock(exports);
 	look_at(exports, export);
@@ -284,7 +292,7 @@ void softmig_pool_export_ended_by_handle(CUmemoryPool pool)
 
 	for (uint32_t i = 0; exports != NULL && i < atomic_load(&exports->used); i++)
 		if (atomic_load(&exports->export[i].number) != 0 && !atomic_load(&exports->export[i].ended) && exports->export[i].handle == pool)
-			softmig_pool_export_ended(&exports->export[i]);
+			softmig_pool_export_ended(&exports->export[i], 0);
 }
 
 struct softmig_pool_export *softmig_pool_export_import(int fd)
@@ -302,6 +310,15 @@ struct softmig_pool_export *softmig_pool_export_import(int fd)
 	return export;
 }
 
+void softmig_pool_export_import_again(struct softmig_pool_export *export)
+{
+	struct exports *exports = all();
+
+	lock(exports);
+	export->imports++;
+	unlock(exports);
+}
+
 void softmig_pool_export_import_ended(struct softmig_pool_export *export)
 {
 	struct exports *exports = all();
@@ -314,12 +331,38 @@ void softmig_pool_export_import_ended(struct softmig_pool_export *export)
 
 // ---- What the hooks see of it
 
+// Of what is out of pools that are destroyed.
+static void one_fewer_out(struct exports *exports, CUdeviceptr pointer)
+{
+	CUmemoryPool pool = NULL;
+	CUdeviceptr base;
+	size_t bytes;
+
+	if (!SOFTMIG_HAS(cuPointerGetAttribute) || !SOFTMIG_HAS(cuMemGetAddressRange_v2) ||
+	    DRIVER(cuPointerGetAttribute)(&pool, CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE, pointer) != CUDA_SUCCESS || pool == NULL ||
+	    DRIVER(cuMemGetAddressRange_v2)(&base, &bytes, pointer) != CUDA_SUCCESS)
+		return;
+	bytes = (bytes + POOL_STEP_BYTES - 1) / POOL_STEP_BYTES * POOL_STEP_BYTES;
+	lock(exports);
+	for (uint32_t i = 0; i < atomic_load(&exports->used); i++) {
+		struct softmig_pool_export *export = &exports->export[i];
+		if (atomic_load(&export->number) == 0 || export->handle != pool || export->out_bytes == 0)
+			continue;
+		export->out_bytes -= bytes < export->out_bytes ? bytes : export->out_bytes;
+		if (export->out_bytes == 0)
+			atomic_fetch_sub(&exports->out, 1);
+	}
+	unlock(exports);
+}
+
 // Before the driver's call: another thread may see at once what the pool gives back. Of a pool that is destroyed nobody sees it.
 void softmig_pool_export_frees(CUdeviceptr pointer)
 {
 	struct exports *exports = all();
 	struct softmig_track_entry entry;
 
+	if (exports != NULL && atomic_load(&exports->out) != 0)
+		one_fewer_out(exports, pointer);
 	if (exports == NULL || !softmig_track_remove(SOFTMIG_TRACK_POOL_POINTER, pointer, &entry))
 		return;
 	struct softmig_gpu *gpu = softmig_gpu_by_index(entry.gpu);

@@ -28,13 +28,16 @@ uint64_t softmig_pool_export_keep_all(struct softmig_pool_export *export);
 
 // All pointers of it are free, but the pool may be there (between enter and leave).
 void softmig_pool_export_emptied(struct softmig_pool_export *export);
-// The pool is destroyed: what stays is charged until its descriptors here are closed and what this process imported of it is destroyed. Outside enter and leave.
-void softmig_pool_export_ended(struct softmig_pool_export *export);
+// The pool is destroyed, and so much of it is still out: what stays is charged until that is free, its descriptors here are closed and what this process imported
+// of it is destroyed. Outside enter and leave.
+void softmig_pool_export_ended(struct softmig_pool_export *export, uint64_t out_bytes);
 // The same for one that is known by its handle alone, after softmig_pool_export_emptied.
 void softmig_pool_export_ended_by_handle(CUmemoryPool pool);
 
 // This process imports its own pool by that descriptor: before the driver's call. NULL: it is none of its own.
 struct softmig_pool_export *softmig_pool_export_import(int fd);
+// One more, or one fewer.
+void softmig_pool_export_import_again(struct softmig_pool_export *export);
 void softmig_pool_export_import_ended(struct softmig_pool_export *export);
 
 // Looks for descriptors that were closed since (outside enter and leave).

@@ -78,6 +78,35 @@ void softmig_pool_import_ended(void)
 	softmig_import_ended();
 }
 
+void softmig_pool_import_pointer(CUdeviceptr pointer, struct softmig_pool_export *own)
+{
+	struct softmig_track_entry entry = {.kind = SOFTMIG_TRACK_POOL_IMPORTED, .key = pointer, .more = (uintptr_t)own};
+
+	atomic_store_explicit(&softmig_hot.pool_exports, true, memory_order_relaxed);
+	if (own != NULL)
+		softmig_pool_export_import_again(own);
+	else
+		softmig_pool_import_begins();
+	softmig_track_count(&entry, 1);
+}
+
+bool softmig_pool_import_frees(CUdeviceptr pointer, struct softmig_track_entry *entry)
+{
+	return softmig_track_adjust(SOFTMIG_TRACK_POOL_IMPORTED, pointer, -1, 0, entry);
+}
+
+void softmig_pool_import_freed(const struct softmig_track_entry *entry, bool freed)
+{
+	struct softmig_pool_export *own = (struct softmig_pool_export *)(uintptr_t)entry->more; // held so far
+
+	if (!freed)
+		softmig_track_count(entry, 1);
+	else if (own != NULL)
+		softmig_pool_export_import_ended(own);
+	else
+		softmig_pool_import_ended();
+}
+
 static uint64_t smaller(uint64_t a, uint64_t b)
 {
 	return a < b ? a : b;

@@ -5,10 +5,16 @@
 #ifndef SOFTMIG_PRELOAD_POOL_IMPORT_H
 #define SOFTMIG_PRELOAD_POOL_IMPORT_H
 #include "preload/gpu.h"
+#include "preload/pool_export.h"
 
-// A pool is about to be imported; the import has failed, or the pool is destroyed (outside enter and leave).
+// A pool is about to be imported; the import has failed, or the pool is destroyed (outside enter and leave). It holds what it keeps as long as pointers are out.
 void softmig_pool_import_begins(void);
 void softmig_pool_import_ended(void);
+// A pointer has been imported from such a pool, or from one of this process's own.
+void softmig_pool_import_pointer(CUdeviceptr pointer, struct softmig_pool_export *own);
+// A pointer is about to be freed: was it imported? Then, when it has been freed (outside enter and leave), or has not.
+bool softmig_pool_import_frees(CUdeviceptr pointer, struct softmig_track_entry *entry);
+void softmig_pool_import_freed(const struct softmig_track_entry *entry, bool freed);
 
 // For settle(), which is about to lower the overhead by excess_bytes. begun: what had been passed on when that was read. Charges what of these imported
 // pools may keep, and returns it;

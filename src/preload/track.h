@@ -22,6 +22,7 @@ enum softmig_track_kind {
 	SOFTMIG_TRACK_DESCRIPTOR, // key: a file descriptor and which of those it stands for; more: that ALLOCATION; bytes: see descriptor.c
 	SOFTMIG_TRACK_DMA_BUF,    // key: a file descriptor; more: the POINTER over which it is a dma-buf; bytes: see dma_buf.c
 	SOFTMIG_TRACK_POOL_POINTER, // key: address of a stream-ordered allocation that was exported; more: the pool's number, and bytes: see pool_export.c
+	SOFTMIG_TRACK_POOL_IMPORTED, // key: address of one that was imported; count: how often; more: see pool_import.c
 	SOFTMIG_TRACK_MANAGED_BLOCK, // key: block of small managed allocations, and GPU; count: these; see cuda_memory.c
 };
 

@@ -192,6 +192,9 @@ static void destroy_if_done(struct CUmemPoolHandle_st *pool)
 		*link = pool->next;
 	pool->next = gone;
 	gone = pool;
+	if (pool->shared >= 0)
+		sim_shared_pool_release(pool->shared);
+	pool->shared = -1;
 }
 
 void sim_pool_put(struct CUmemPoolHandle_st *pool, uint64_t address, const struct CUstream_st *stream)
@@ -386,7 +389,10 @@ static CUresult free_on(CUdeviceptr address, CUstream handle)
 		sim_pool_put(range->owner, address, stream);
 		sim_range_remove(range);
 	} else if (range->kind == SIM_RANGE_IPC && range->context == NULL) { // imported with its pool
+		struct CUmemPoolHandle_st *pool = range->owner;
+		pool->used_bytes -= range->bytes;
 		sim_free(range);
+		destroy_if_done(pool);
 	} else if (range->kind == SIM_RANGE_GRAPH) {
 		result = sim_graph_free_allocation(range, stream);
 	} else {
@@ -543,8 +549,6 @@ CUresult cuMemPoolDestroy(CUmemoryPool pool)
 	if (sim_device[pool->device].current_pool == pool)
 		sim_device[pool->device].current_pool = NULL; // the default one again
 	destroy_if_done(pool);
-	if (pool->shared >= 0)
-		sim_shared_pool_release(pool->shared);
 	sim_leave();
 	return CUDA_SUCCESS;
 }

@@ -193,6 +193,8 @@ CUresult cuMemPoolImportPointer(CUdeviceptr *ptr_out, CUmemoryPool pool, CUmemPo
 	struct sim_range *range = sim_share_map(in.pid, in.fd, in.offset, in.bytes);
 	if (range != NULL) {
 		range->device = pool->device;
+		range->owner = pool;
+		pool->used_bytes += range->bytes;
 		*ptr_out = range->base;
 	}
 	sim_leave();

@@ -296,6 +296,40 @@ static void pool_exported_alone(bool closed_first)
 	FIGURES(0, 0, 0);
 }
 
+// "Released automatically once there are no more outstanding allocations", says the documentation of what is destroyed.
+static void pool_destroyed_with_memory_out(void)
+{
+	struct shared_pool shared;
+	begin(0);
+	make_pool(&shared);
+	close(shared.fd);
+	CUdeviceptr out = allocate_pooled(&shared);
+	free_pooled(allocate_exported(&shared));
+	FIGURES(1, 0, 2);
+	OK(cuMemPoolDestroy(shared.pool));
+	FIGURES(1, 0, 2);
+	free_pooled(out);
+	FIGURES(0, 0, 0);
+}
+
+static void import_destroyed_with_a_pointer_out(void)
+{
+	struct shared_pool shared, import;
+	begin(0);
+	make_pool(&shared);
+	import_pool(&import, shared.fd);
+	close(shared.fd);
+	shared.pointer = allocate_exported(&shared);
+	import.data = shared.data;
+	import_pointer(&import);
+	OK(cuMemPoolDestroy(import.pool));
+	free_pooled(shared.pointer);
+	OK(cuMemPoolDestroy(shared.pool));
+	FIGURES(0, 0, 1);
+	free_pooled(import.pointer);
+	FIGURES(0, 0, 0);
+}
+
 static void pool_imported_by_its_maker(bool original_first)
 {
 	struct shared_pool shared, import;
@@ -483,6 +517,8 @@ static void pools(const struct child child[2])
 {
 	pool_exported_alone(false);
 	pool_exported_alone(true);
+	pool_destroyed_with_memory_out();
+	import_destroyed_with_a_pointer_out();
 	pool_imported_by_its_maker(false);
 	pool_imported_by_its_maker(true);
 	tell(child[0], 's');

@@ -33,6 +33,14 @@ teardown() { witness_teardown; }
 	in_slice 2G pool_export destroyed_with_a_pointer_out
 }
 
+@test "what is out of a destroyed pool holds what it keeps" {
+	in_slice 2G pool_export destroyed_with_other_memory_out
+}
+
+@test "so does an imported pointer of a destroyed import" {
+	in_slice 2G pool_export import_destroyed_with_a_pointer_out
+}
+
 @test "pools that come and go with their descriptors leave nothing behind" {
 	in_slice 2G pool_export many_descriptors
 }

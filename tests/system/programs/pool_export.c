@@ -230,6 +230,50 @@ static void destroyed_with_a_pointer_out(void)
 	all_can_be_had_again();
 }
 
+// What is out of a destroyed pool holds the pool, and so what it keeps.
+static void destroyed_with_other_memory_out(void)
+{
+	CUdeviceptr none;
+	use_device(0);
+	mark_all();
+	CUmemoryPool pool = closed_pool();
+	CUdeviceptr one = allocate(pool, SIZE), two = allocate(pool, SIZE / 2 + 100);
+	for (int i = 0; i < 3; i++)
+		leave(pool, SIZE);
+	STANDS(4 * SIZE + SIZE, 2 * SIZE);
+	OK(CU(cuMemPoolDestroy)(pool));
+	REFUSED(CU(cuMemAlloc_v2)(&none, limit_bytes())); // settles
+	STANDS(4 * SIZE + SIZE, 2 * SIZE);
+	release(one);
+	REFUSED(CU(cuMemAlloc_v2)(&none, limit_bytes()));
+	EXPECT(inside_bytes() - mark_inside, outside_bytes_of(0, 0) - marked_gpu);
+	EXPECT(inside_bytes() - mark_inside >= 3 * SIZE, 1);
+	OK(CU(cuMemFree_v2)(two));
+	REFUSED(CU(cuMemAlloc_v2)(&none, limit_bytes()));
+	all_can_be_had_again();
+}
+
+// So does what was imported of a destroyed import.
+static void import_destroyed_with_a_pointer_out(void)
+{
+	CUmemPoolPtrExportData data;
+	CUdeviceptr pointer, imported;
+	int fd;
+	use_device(0);
+	mark_all();
+	CUmemoryPool pool = new_pool(&fd), again = import(fd);
+	close(fd);
+	pointer = allocate(pool, SIZE);
+	OK(CU(cuMemPoolExportPointer)(&data, pointer));
+	OK(CU(cuMemPoolImportPointer)(&imported, again, &data));
+	OK(CU(cuMemPoolDestroy)(again));
+	release(pointer);
+	OK(CU(cuMemPoolDestroy)(pool));
+	STANDS(SIZE, 0);
+	release(imported);
+	all_can_be_had_again();
+}
+
 static void many_descriptors(void)
 {
 	use_device(0);
@@ -306,6 +350,8 @@ int main(int argc, char **argv)
 	                                    {"the_rest_is_given_back", the_rest_is_given_back},
 	                                    {"small_ones_keep_their_chunk", small_ones_keep_their_chunk},
 	                                    {"destroyed_with_a_pointer_out", destroyed_with_a_pointer_out},
+	                                    {"destroyed_with_other_memory_out", destroyed_with_other_memory_out},
+	                                    {"import_destroyed_with_a_pointer_out", import_destroyed_with_a_pointer_out},
 	                                    {"many_descriptors", many_descriptors},
 	                                    {"beside_a_synchronising_thread", beside_a_synchronising_thread},
 	                                    {"after_reset", after_reset},
