@@ -215,7 +215,7 @@ static uint64_t take_unheld(struct softmig_pool_export *export, uint64_t *since_
 	if (atomic_load(&export->kept_bytes) != 0 && !softmig_descriptor_is_open(number))
 		bytes = atomic_exchange(&export->kept_bytes, 0);
 	*since_ns = export->since_ns;
-	export->told_bytes -= bytes < export->told_bytes ? bytes : export->told_bytes; // softmig_export_ended says so
+	export->told_bytes -= bytes < export->told_bytes ? bytes : export->told_bytes; // softmig_pool_memory_ended says so
 	if (export->pointers == 0 && atomic_load(&export->kept_bytes) == 0) { // nothing more can come
 		untell(export, UINT64_MAX);
 		atomic_store(&export->number, 0);
@@ -234,7 +234,7 @@ static void pass_on_unheld(struct exports *exports, struct softmig_pool_export *
 	uint64_t bytes = take_unheld(export, &since_ns);
 	unlock(exports);
 	if (bytes != 0) {
-		softmig_export_ended(gpu, bytes, since_ns);
+		softmig_pool_memory_ended(gpu, bytes, since_ns);
 		atomic_fetch_sub(&gpu->unseen_bytes, bytes);
 		softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, bytes);
 	}

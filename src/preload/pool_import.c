@@ -53,7 +53,7 @@ void softmig_pool_import_begins(void)
 static void give_back(struct softmig_gpu *gpu, uint64_t bytes, uint64_t since_ns)
 {
 	softmig_gpu_enter(gpu);
-	softmig_export_ended(gpu, bytes, since_ns);
+	softmig_pool_memory_ended(gpu, bytes, since_ns);
 	atomic_fetch_sub(&gpu->unseen_bytes, bytes);
 	softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, bytes);
 	softmig_gpu_leave(gpu);

@@ -20,7 +20,13 @@ uint64_t softmig_exported(uint64_t bytes)
 
 void softmig_export_ended(struct softmig_gpu *gpu, uint64_t bytes, uint64_t since_ns)
 {
-	softmig_ledger_pass_on(softmig_ledger_now(), gpu->ledger, bytes, since_ns);
+	softmig_ledger_pass_on(softmig_ledger_now(), gpu->ledger, bytes, since_ns, false);
+	softmig_ledger_export(softmig_ledger_now(), bytes, false);
+}
+
+void softmig_pool_memory_ended(struct softmig_gpu *gpu, uint64_t bytes, uint64_t since_ns)
+{
+	softmig_ledger_pass_on(softmig_ledger_now(), gpu->ledger, bytes, since_ns, true);
 	softmig_ledger_export(softmig_ledger_now(), bytes, false);
 }
 

@@ -10,6 +10,8 @@ uint64_t softmig_exported(uint64_t bytes);
 // The driver has let go of so much that was exported at since_ns (CLOCK_MONOTONIC) or later, and that is still charged: charges it to whoever may have it
 // open as well. The caller then takes it off.
 void softmig_export_ended(struct softmig_gpu *gpu, uint64_t bytes, uint64_t since_ns);
+// The same of what a pool kept, which NVML shows to nobody who has it.
+void softmig_pool_memory_ended(struct softmig_gpu *gpu, uint64_t bytes, uint64_t since_ns);
 // This process is about to import memory, which it then holds once more: before the driver's call.
 void softmig_import_begins(void);
 // The import failed, or what was imported has been let go of: after the driver's call.

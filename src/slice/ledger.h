@@ -92,7 +92,7 @@ struct softmig_ledger_file {
 	uint8_t pad2[4096 - 128 - 483 * 8];
 	struct softmig_ledger_gpu gpu[SOFTMIG_MAX_GPUS];
 	struct softmig_ledger_slot slot[SOFTMIG_LEDGER_SLOTS];
-	// What was passed on to each slot's owner on each GPU, in granules of 2 MiB: high half begun, low half done, each from 0 again when it is full.
+	// What pools keep and was passed on to each slot's owner on each GPU, in granules of 2 MiB: high half begun, low half done, each from 0 again when it is full.
 	_Atomic uint64_t passed_on[SOFTMIG_LEDGER_SLOTS][SOFTMIG_MAX_GPUS];
 };
 
@@ -160,9 +160,9 @@ void softmig_ledger_export(struct softmig_ledger *ledger, uint64_t bytes, bool b
 // It holds memory of others open from now on, or does not any more. Begins before it has any. One thread at a time.
 void softmig_ledger_import(struct softmig_ledger *ledger, bool holds);
 // It has let go of so much that it had exported at since_ns or later (CLOCK_MONOTONIC; 0: at any time) and that is still charged to it: charges it to
-// all that may hold it open as well. Then it is for each of them to find out.
-void softmig_ledger_pass_on(struct softmig_ledger *ledger, int gpu, uint64_t bytes, uint64_t since_ns);
-// So much has been passed on to this process on that GPU since its slot is its own, in granules of 2 MiB: *done are in its overhead, and some of the rest
+// all that may hold it open as well. Then it is for each of them to find out. pools: it is what these kept, which NVML shows to nobody.
+void softmig_ledger_pass_on(struct softmig_ledger *ledger, int gpu, uint64_t bytes, uint64_t since_ns, bool pools);
+// So much that pools keep has been passed on to this process on that GPU since its slot is its own, in granules of 2 MiB: *done are in its overhead, and some of the rest
 // to *begun may be. Who asks before and after reading the overhead, and finds as much done before as begun after, has read all of it.
 void softmig_ledger_passed_on(struct softmig_ledger *ledger, int gpu, uint32_t *begun, uint32_t *done);
 // Has something been passed on to this process since it was asked last?

@@ -45,15 +45,15 @@ static void add_done(_Atomic uint64_t *word, uint32_t granules)
 }
 
 // To all owned slots but one that imported at that time or later.
-static void charge_heirs(struct softmig_ledger_file *file, const struct softmig_ledger_slot *from, int gpu, uint64_t bytes, uint64_t since_ns)
+static void charge_heirs(struct softmig_ledger_file *file, const struct softmig_ledger_slot *from, int gpu, uint64_t bytes, uint64_t since_ns, bool pools)
 {
+	uint64_t granules = pools ? (bytes + GRANULE_BYTES - 1) / GRANULE_BYTES & UINT32_MAX : 0;
 	uint32_t count = ledger_mark(atomic_load(&file->mark));
 	for (uint32_t i = 0; i < count; i++) {
 		struct softmig_ledger_slot *slot = &file->slot[i];
 		uint64_t time = atomic_load(&slot->imports) & ~FLAGS;
 		if (slot == from || time == 0 || time < (since_ns & ~FLAGS) || owner_state(atomic_load(&slot->owner)) != OWNER_OWNED)
 			continue;
-		uint64_t granules = (bytes + GRANULE_BYTES - 1) / GRANULE_BYTES & UINT32_MAX;
 		atomic_fetch_add(&file->passed_on[i][gpu], granules << 32);
 		STEP();
 		atomic_fetch_add(&slot->use[gpu].overhead_bytes, bytes);
@@ -66,12 +66,12 @@ static void charge_heirs(struct softmig_ledger_file *file, const struct softmig_
 	}
 }
 
-void softmig_ledger_pass_on(struct softmig_ledger *ledger, int gpu, uint64_t bytes, uint64_t since_ns)
+void softmig_ledger_pass_on(struct softmig_ledger *ledger, int gpu, uint64_t bytes, uint64_t since_ns, bool pools)
 {
 	struct softmig_ledger_slot *slot = gpu >= 0 && gpu < SOFTMIG_MAX_GPUS ? softmig_ledger_self(ledger) : NULL;
 	if (slot == NULL || bytes == 0)
 		return;
-	charge_heirs(ledger->file, slot, gpu, bytes, since_ns);
+	charge_heirs(ledger->file, slot, gpu, bytes, since_ns, pools);
 }
 
 void softmig_ledger_passed_on(struct softmig_ledger *ledger, int gpu, uint32_t *begun, uint32_t *done)
@@ -95,6 +95,6 @@ void softmig_ledger_bequeath(struct softmig_ledger_file *file, struct softmig_le
 	for (int gpu = 0; exported != 0 && gpu < SOFTMIG_MAX_GPUS; gpu++) {
 		uint64_t tracked = atomic_load(&slot->use[gpu].tracked_bytes);
 		if (tracked != 0 && tracked >> 56 == 0)
-			charge_heirs(file, slot, gpu, tracked < exported ? tracked : exported, 0);
+			charge_heirs(file, slot, gpu, tracked < exported ? tracked : exported, 0, true); // some of it may be
 	}
 }

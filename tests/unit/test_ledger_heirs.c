@@ -84,13 +84,13 @@ static void only_who_imported_since_it_was_exported_may_have_it(void **state)
 	for (int time = 0; time < 2; time++) {
 		pid_t pid = fork();
 		if (pid == 0) {
-			softmig_ledger_pass_on(&ledger, GPU, GIB, time == 0 ? later_ns : before_ns);
+			softmig_ledger_pass_on(&ledger, GPU, GIB, time == 0 ? later_ns : before_ns, false);
 			_exit(0);
 		}
 		wait_for(pid);
 		assert_int_equal(softmig_ledger_used(&ledger, GPU), time == 0 ? 0 : GIB);
 	}
-	softmig_ledger_pass_on(&ledger, GPU, GIB, 0); // to others, not to oneself
+	softmig_ledger_pass_on(&ledger, GPU, GIB, 0, false); // to others, not to oneself
 	assert_int_equal(softmig_ledger_used(&ledger, GPU), GIB);
 	softmig_ledger_close(&ledger);
 }
@@ -109,7 +109,7 @@ static void nobody_sees_a_moment_in_which_it_is_charged_to_nobody(void **state)
 		for (uint32_t i = 0; i < ROUNDS; i++) {
 			softmig_ledger_reserve(&ledger, GPU, SOFTMIG_LEDGER_TRACKED, MIB, 0);
 			atomic_fetch_add(rounds, 1);
-			softmig_ledger_pass_on(&ledger, GPU, MIB, 0);
+			softmig_ledger_pass_on(&ledger, GPU, MIB, 0, false);
 			softmig_ledger_release(&ledger, GPU, SOFTMIG_LEDGER_TRACKED, MIB);
 		}
 		_exit(0);
@@ -139,7 +139,7 @@ static void who_is_charged_knows_how_much_was_passed_on(void **state)
 	pid_t pid = fork();
 	if (pid == 0) {
 		for (uint32_t i = 0; i < ROUNDS; i++)
-			softmig_ledger_pass_on(&ledger, GPU, 3 * MIB, 0); // two granules
+			softmig_ledger_pass_on(&ledger, GPU, 3 * MIB, 0, true); // two granules
 		_exit(0);
 	}
 	for (done = 0; done < 2 * ROUNDS;) {
@@ -151,6 +151,15 @@ static void who_is_charged_knows_how_much_was_passed_on(void **state)
 			assert_int_equal(bytes, before / 2 * 3 * MIB);
 	}
 	wait_for(pid);
+	pid = fork();
+	if (pid == 0) {
+		softmig_ledger_pass_on(&ledger, GPU, GIB, 0, false); // no pool's
+		_exit(0);
+	}
+	wait_for(pid);
+	softmig_ledger_passed_on(&ledger, GPU, &begun, &done);
+	assert_int_equal(begun, 2 * ROUNDS);
+	assert_int_equal(done, 2 * ROUNDS);
 	softmig_ledger_passed_on(&ledger, GPU + 1, &begun, &done);
 	assert_int_equal(begun, 0);
 	assert_int_equal(done, 0);
