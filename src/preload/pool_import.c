@@ -14,7 +14,7 @@
 struct imports {
 	_Atomic int lock; // held for a few memory accesses
 	uint32_t count;
-	uint32_t taken[SOFTMIG_MAX_GPUS]; // of what was passed on, in granules: judged
+	uint64_t taken_bytes[SOFTMIG_MAX_GPUS]; // of what was passed on
 	uint64_t kept_bytes[SOFTMIG_MAX_GPUS];
 	uint64_t since_ns[SOFTMIG_MAX_GPUS]; // whoever imported it later was not charged then
 };
@@ -39,10 +39,9 @@ static void unlock(struct imports *imports)
 void softmig_pool_import_begins(void)
 {
 	struct imports *imports = locked();
-	uint32_t done;
 
 	for (int gpu = 0; imports != NULL && imports->count == 0 && gpu < SOFTMIG_MAX_GPUS; gpu++)
-		softmig_ledger_passed_on(softmig_ledger_now(), gpu, &imports->taken[gpu], &done);
+		imports->taken_bytes[gpu] = softmig_ledger_passed_on(softmig_ledger_now(), gpu);
 	if (imports != NULL)
 		imports->count++;
 	unlock(imports);
@@ -112,14 +111,14 @@ static uint64_t smaller(uint64_t a, uint64_t b)
 	return a < b ? a : b;
 }
 
-uint64_t softmig_pool_imports_keep(struct softmig_gpu *gpu, uint64_t excess_bytes, uint32_t begun)
+uint64_t softmig_pool_imports_keep(struct softmig_gpu *gpu, uint64_t passed_on_bytes)
 {
 	struct imports *imports = locked();
 	uint64_t bytes = 0;
 
 	if (imports != NULL && imports->count != 0) {
-		uint32_t fresh = begun - imports->taken[gpu->ledger];
-		bytes = smaller(excess_bytes, (fresh > INT32_MAX ? begun : fresh) * SOFTMIG_GRANULE_BYTES); // it may be another slot than it was
+		uint64_t taken = imports->taken_bytes[gpu->ledger];
+		bytes = passed_on_bytes < taken ? passed_on_bytes : passed_on_bytes - taken; // it may be another slot than it was
 		imports->kept_bytes[gpu->ledger] += bytes;
 		if (bytes != 0) {
 			imports->since_ns[gpu->ledger] = softmig_exported(bytes);
@@ -131,13 +130,12 @@ uint64_t softmig_pool_imports_keep(struct softmig_gpu *gpu, uint64_t excess_byte
 	return bytes;
 }
 
-void softmig_pool_imports_kept(struct softmig_gpu *gpu, uint64_t kept_bytes, uint32_t begun, bool all)
+void softmig_pool_imports_kept(struct softmig_gpu *gpu, uint64_t passed_on_bytes)
 {
 	struct imports *imports = locked();
-	uint32_t granules = (uint32_t)(softmig_granules(kept_bytes) / SOFTMIG_GRANULE_BYTES);
 
 	if (imports != NULL && imports->count != 0)
-		imports->taken[gpu->ledger] = all ? begun : imports->taken[gpu->ledger] + granules;
+		imports->taken_bytes[gpu->ledger] = passed_on_bytes;
 	unlock(imports);
 }
 

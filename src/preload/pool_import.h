@@ -16,11 +16,10 @@ void softmig_pool_import_pointer(CUdeviceptr pointer, struct softmig_pool_export
 bool softmig_pool_import_frees(CUdeviceptr pointer, struct softmig_track_entry *entry);
 void softmig_pool_import_freed(const struct softmig_track_entry *entry, bool freed);
 
-// For settle(), which is about to lower the overhead by excess_bytes. begun: what had been passed on when that was read. Charges what of these imported
-// pools may keep, and returns it;
-uint64_t softmig_pool_imports_keep(struct softmig_gpu *gpu, uint64_t excess_bytes, uint32_t begun);
-// the overhead has been lowered; all: all that was passed on had arrived there;
-void softmig_pool_imports_kept(struct softmig_gpu *gpu, uint64_t kept_bytes, uint32_t begun, bool all);
+// For settle(), which is about to set the overhead, in which there is what has been passed on. Charges what of it imported pools may keep, and returns it;
+uint64_t softmig_pool_imports_keep(struct softmig_gpu *gpu, uint64_t passed_on_bytes);
+// the overhead has been set,
+void softmig_pool_imports_kept(struct softmig_gpu *gpu, uint64_t passed_on_bytes);
 // or has not.
 void softmig_pool_imports_undo(struct softmig_gpu *gpu, uint64_t kept_bytes);
 #endif

@@ -172,18 +172,17 @@ uint64_t softmig_gpu_overhead_bytes(const struct softmig_gpu *gpu)
 }
 
 // Nothing moved since activity was read as seen. Counted first and looked at again, as whoever enters when a block has ended does it
-// the other way round: one of the two sees the other. passed_on: what had been passed on to this process before the overhead was read as now.
-static bool lower_overhead(struct softmig_gpu *gpu, uint64_t seen, uint64_t now, uint64_t overhead, uint32_t passed_on)
+// the other way round: one of the two sees the other.
+static bool lower_overhead(struct softmig_gpu *gpu, uint64_t seen, uint64_t now, uint64_t overhead)
 {
-	uint32_t begun, done;
+	uint64_t passed_on = softmig_ledger_passed_on(softmig_ledger_now(), gpu->ledger); // as now has it, at least
+	uint64_t kept = softmig_pool_imports_keep(gpu, passed_on);
 
-	softmig_ledger_passed_on(softmig_ledger_now(), gpu->ledger, &begun, &done);
-	uint64_t kept = overhead < now ? softmig_pool_imports_keep(gpu, now - overhead, begun) : 0;
 	if (overhead < now)
 		atomic_fetch_add(&softmig_hot.lowerings, 1);
 	bool lowered = atomic_load(&gpu->activity) == seen && softmig_ledger_swap_overhead(softmig_ledger_now(), gpu->ledger, now, overhead);
 	if (lowered)
-		softmig_pool_imports_kept(gpu, kept, begun, begun == passed_on);
+		softmig_pool_imports_kept(gpu, passed_on);
 	else
 		softmig_pool_imports_undo(gpu, kept);
 	return lowered;
@@ -255,12 +254,10 @@ struct figures {
 static enum outcome compare(struct softmig_gpu *gpu, bool last, struct figures *figures)
 {
 	struct tracked tracked = {0, 0};
-	uint32_t begun, passed_on;
 	int kept = errno;
 
 	pools_changed(gpu);
 	uint64_t unsettled = atomic_load(&gpu->unsettled_bytes);
-	softmig_ledger_passed_on(softmig_ledger_now(), gpu->ledger, &begun, &passed_on);
 	uint64_t now = softmig_gpu_overhead_bytes(gpu);
 	uint64_t before = atomic_load_explicit(&gpu->activity, memory_order_acquire);
 	uint64_t unseen = atomic_load_explicit(&gpu->unseen_bytes, memory_order_acquire);
@@ -278,7 +275,7 @@ static enum outcome compare(struct softmig_gpu *gpu, bool last, struct figures *
 			atomic_store_explicit(&gpu->nvml_blind, true, memory_order_relaxed);
 		figures->bytes = 0;
 		has_settled(gpu, unsettled, 0);
-		return none && quiet && lower_overhead(gpu, before, now, 0, passed_on) ? SETTLED : UNKNOWN;
+		return none && quiet && lower_overhead(gpu, before, now, 0) ? SETTLED : UNKNOWN;
 	}
 	atomic_store_explicit(&gpu->nvml_blind, false, memory_order_relaxed);
 	unseen = unseen_again < unseen ? unseen_again : unseen;
@@ -289,7 +286,7 @@ static enum outcome compare(struct softmig_gpu *gpu, bool last, struct figures *
 	uint64_t least = figures->least_bytes, sure = least + covered, most = sure + headroom_wanted(gpu);
 	uint64_t charged = now < least ? least : now > most ? most : now;
 	quiet = quiet && (covered == 0 || last) && !pools_changed(gpu);
-	if (!quiet || !lower_overhead(gpu, before, now, charged, passed_on))
+	if (!quiet || !lower_overhead(gpu, before, now, charged))
 		return MOVED;
 	has_settled(gpu, unsettled, covered);
 	if (now < least)

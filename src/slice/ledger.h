@@ -92,8 +92,8 @@ struct softmig_ledger_file {
 	uint8_t pad2[4096 - 128 - 483 * 8];
 	struct softmig_ledger_gpu gpu[SOFTMIG_MAX_GPUS];
 	struct softmig_ledger_slot slot[SOFTMIG_LEDGER_SLOTS];
-	// What pools keep and was passed on to each slot's owner on each GPU, in granules of 2 MiB: high half begun, low half done, each from 0 again when it is full.
-	_Atomic uint64_t passed_on[SOFTMIG_LEDGER_SLOTS][SOFTMIG_MAX_GPUS];
+	// What pools keep and was passed on to each slot's owner on each GPU: no less than there is of it in the overhead.
+	_Atomic uint64_t passed_on_bytes[SOFTMIG_LEDGER_SLOTS][SOFTMIG_MAX_GPUS];
 };
 
 _Static_assert(sizeof(struct softmig_ledger_use) == 64, "a process's use of a GPU is one cache line");
@@ -162,9 +162,8 @@ void softmig_ledger_import(struct softmig_ledger *ledger, bool holds);
 // It has let go of so much that it had exported at since_ns or later (CLOCK_MONOTONIC; 0: at any time) and that is still charged to it: charges it to
 // all that may hold it open as well. Then it is for each of them to find out. pools: it is what these kept, which NVML shows to nobody.
 void softmig_ledger_pass_on(struct softmig_ledger *ledger, int gpu, uint64_t bytes, uint64_t since_ns, bool pools);
-// So much that pools keep has been passed on to this process on that GPU since its slot is its own, in granules of 2 MiB: *done are in its overhead, and some of the rest
-// to *begun may be. Who asks before and after reading the overhead, and finds as much done before as begun after, has read all of it.
-void softmig_ledger_passed_on(struct softmig_ledger *ledger, int gpu, uint32_t *begun, uint32_t *done);
+// So much that pools keep has been passed on to this process on that GPU since its slot is its own: asked after the overhead, all that is in that.
+uint64_t softmig_ledger_passed_on(struct softmig_ledger *ledger, int gpu);
 // Has something been passed on to this process since it was asked last?
 bool softmig_ledger_inherited(struct softmig_ledger *ledger, int gpu);
 // Cover for one allocation that may turn out to take memory. Ask before the driver's call: first for what was kept, which costs no look

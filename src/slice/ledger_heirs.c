@@ -10,7 +10,6 @@
 
 // In a slot's imports: times have the bits above these.
 #define FLAGS 0xffffull
-#define GRANULE_BYTES (2ull << 20)
 _Static_assert(SOFTMIG_MAX_GPUS <= 16, "the word of who imported has 16 bits for them");
 
 void softmig_ledger_export(struct softmig_ledger *ledger, uint64_t bytes, bool begins)
@@ -37,28 +36,18 @@ void softmig_ledger_import(struct softmig_ledger *ledger, bool holds)
 		;
 }
 
-static void add_done(_Atomic uint64_t *word, uint32_t granules)
-{
-	uint64_t was = atomic_load(word);
-	while (!atomic_compare_exchange_weak(word, &was, (was & ~(uint64_t)UINT32_MAX) | (uint32_t)((uint32_t)was + granules)))
-		;
-}
-
 // To all owned slots but one that imported at that time or later.
 static void charge_heirs(struct softmig_ledger_file *file, const struct softmig_ledger_slot *from, int gpu, uint64_t bytes, uint64_t since_ns, bool pools)
 {
-	uint64_t granules = pools ? (bytes + GRANULE_BYTES - 1) / GRANULE_BYTES & UINT32_MAX : 0;
 	uint32_t count = ledger_mark(atomic_load(&file->mark));
 	for (uint32_t i = 0; i < count; i++) {
 		struct softmig_ledger_slot *slot = &file->slot[i];
 		uint64_t time = atomic_load(&slot->imports) & ~FLAGS;
 		if (slot == from || time == 0 || time < (since_ns & ~FLAGS) || owner_state(atomic_load(&slot->owner)) != OWNER_OWNED)
 			continue;
-		atomic_fetch_add(&file->passed_on[i][gpu], granules << 32);
+		atomic_fetch_add(&file->passed_on_bytes[i][gpu], pools ? bytes : 0); // first: see softmig_ledger_passed_on
 		STEP();
 		atomic_fetch_add(&slot->use[gpu].overhead_bytes, bytes);
-		STEP();
-		add_done(&file->passed_on[i][gpu], (uint32_t)granules);
 		STEP();
 		atomic_fetch_or(&slot->imports, 1ull << gpu);
 		STEP();
@@ -74,12 +63,10 @@ void softmig_ledger_pass_on(struct softmig_ledger *ledger, int gpu, uint64_t byt
 	charge_heirs(ledger->file, slot, gpu, bytes, since_ns, pools);
 }
 
-void softmig_ledger_passed_on(struct softmig_ledger *ledger, int gpu, uint32_t *begun, uint32_t *done)
+uint64_t softmig_ledger_passed_on(struct softmig_ledger *ledger, int gpu)
 {
 	struct softmig_ledger_slot *slot = gpu >= 0 && gpu < SOFTMIG_MAX_GPUS ? softmig_ledger_self(ledger) : NULL;
-	uint64_t word = slot == NULL ? 0 : atomic_load(&ledger->file->passed_on[slot - ledger->file->slot][gpu]);
-	*begun = (uint32_t)(word >> 32);
-	*done = (uint32_t)word;
+	return slot == NULL ? 0 : atomic_load(&ledger->file->passed_on_bytes[slot - ledger->file->slot][gpu]);
 }
 
 bool softmig_ledger_inherited(struct softmig_ledger *ledger, int gpu)
@@ -93,8 +80,9 @@ void softmig_ledger_bequeath(struct softmig_ledger_file *file, struct softmig_le
 {
 	uint64_t exported = atomic_load(&slot->exported_bytes);
 	for (int gpu = 0; exported != 0 && gpu < SOFTMIG_MAX_GPUS; gpu++) {
-		uint64_t tracked = atomic_load(&slot->use[gpu].tracked_bytes);
-		if (tracked != 0 && tracked >> 56 == 0)
-			charge_heirs(file, slot, gpu, tracked < exported ? tracked : exported, 0, true); // some of it may be
+		// In the overhead, too: of a destroyed pool what was still out.
+		uint64_t held = add_saturated(atomic_load(&slot->use[gpu].tracked_bytes), atomic_load(&slot->use[gpu].overhead_bytes));
+		if (held != 0 && held >> 56 == 0)
+			charge_heirs(file, slot, gpu, held < exported ? held : exported, 0, true); // some of it may be pools'
 	}
 }

@@ -65,7 +65,7 @@ static bool take(struct softmig_ledger_file *file, struct softmig_ledger_slot *s
 		atomic_store_explicit(&use->throttled_ns, 0, memory_order_relaxed);
 		atomic_store_explicit(&use->waiting_ns, 0, memory_order_relaxed);
 		atomic_store_explicit(&use->cover_bytes, 0, memory_order_relaxed);
-		atomic_store_explicit(&file->passed_on[slot - file->slot][i], 0, memory_order_relaxed);
+		atomic_store_explicit(&file->passed_on_bytes[slot - file->slot][i], 0, memory_order_relaxed);
 	}
 	STEP();
 	return true;

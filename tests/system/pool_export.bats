@@ -60,3 +60,11 @@ teardown() { witness_teardown; }
 @test "a pool whose maker has died is charged to the process that has imported it" {
 	in_slice 2G ipc pool_outlive
 }
+
+@test "processes that share pools in any order, and are killed, are never charged less than the GPU has" {
+	local seed
+	for seed in 1 2 3 4 5 6; do
+		echo "seed $seed"
+		in_slice 2G pool_peers "$seed" 600
+	done
+}

@@ -43,7 +43,7 @@ static void what_a_dead_process_had_exported_is_charged_to_who_has_imported(void
 	exporter_dies(&ledger, 0);
 	assert_int_equal(softmig_ledger_used(&ledger, GPU), GIB / 2);
 	exporter_dies(&ledger, 1ull << 55); // never more than it held
-	assert_int_equal(softmig_ledger_used(&ledger, GPU), GIB / 2 + GIB);
+	assert_int_equal(softmig_ledger_used(&ledger, GPU), GIB / 2 + GIB + GIB / 4);
 	assert_int_equal(softmig_ledger_used(&ledger, GPU + 1), 0);
 	softmig_ledger_close(&ledger);
 }
@@ -125,30 +125,25 @@ static void nobody_sees_a_moment_in_which_it_is_charged_to_nobody(void **state)
 	munmap(rounds, sizeof(*rounds));
 }
 
-// Who is being charged sees by two readings, before the figure and after it, whether all of it was in there.
+// Who is being charged, and asks after it has looked, is told of all that it has seen.
 static void who_is_charged_knows_how_much_was_passed_on(void **state)
 {
 	(void)state;
 	enum { ROUNDS = 20000 };
 	struct softmig_ledger ledger = open_ledger();
-	uint32_t begun, done, before, after;
+	uint64_t bytes = 0;
 	softmig_ledger_import(&ledger, true);
 	struct softmig_ledger_use *use = &softmig_ledger_self(&ledger)->use[GPU];
-	softmig_ledger_passed_on(&ledger, GPU, &begun, &done);
-	assert_int_equal(begun, 0);
+	assert_int_equal(softmig_ledger_passed_on(&ledger, GPU), 0);
 	pid_t pid = fork();
 	if (pid == 0) {
 		for (uint32_t i = 0; i < ROUNDS; i++)
-			softmig_ledger_pass_on(&ledger, GPU, 3 * MIB, 0, true); // two granules
+			softmig_ledger_pass_on(&ledger, GPU, 3 * MIB, 0, true);
 		_exit(0);
 	}
-	for (done = 0; done < 2 * ROUNDS;) {
-		softmig_ledger_passed_on(&ledger, GPU, &begun, &before);
-		uint64_t bytes = atomic_load(&use->overhead_bytes);
-		softmig_ledger_passed_on(&ledger, GPU, &after, &done);
-		assert_true(before <= after && done <= after);
-		if (before == after)
-			assert_int_equal(bytes, before / 2 * 3 * MIB);
+	while (bytes < ROUNDS * 3 * MIB) {
+		bytes = atomic_load(&use->overhead_bytes);
+		assert_true(softmig_ledger_passed_on(&ledger, GPU) >= bytes);
 	}
 	wait_for(pid);
 	pid = fork();
@@ -157,12 +152,8 @@ static void who_is_charged_knows_how_much_was_passed_on(void **state)
 		_exit(0);
 	}
 	wait_for(pid);
-	softmig_ledger_passed_on(&ledger, GPU, &begun, &done);
-	assert_int_equal(begun, 2 * ROUNDS);
-	assert_int_equal(done, 2 * ROUNDS);
-	softmig_ledger_passed_on(&ledger, GPU + 1, &begun, &done);
-	assert_int_equal(begun, 0);
-	assert_int_equal(done, 0);
+	assert_int_equal(softmig_ledger_passed_on(&ledger, GPU), ROUNDS * 3 * MIB);
+	assert_int_equal(softmig_ledger_passed_on(&ledger, GPU + 1), 0);
 	softmig_ledger_close(&ledger);
 }
 
@@ -171,19 +162,15 @@ static void a_new_owner_was_passed_on_nothing(void **state)
 {
 	(void)state;
 	struct softmig_ledger ledger = open_ledger();
-	uint32_t begun = 7, done = 7;
 	pid_t heir = fork();
 	if (heir == 0) {
 		softmig_ledger_import(&ledger, true);
 		exporter_dies(&ledger, GIB / 2);
-		softmig_ledger_passed_on(&ledger, GPU, &begun, &done);
-		_exit(begun == 256 && done == 256 ? 0 : 1);
+		_exit(softmig_ledger_passed_on(&ledger, GPU) == GIB / 2 ? 0 : 1);
 	}
 	assert_int_equal(wait_for(heir), 0);
 	softmig_ledger_reclaim(&ledger);
-	softmig_ledger_passed_on(&ledger, GPU, &begun, &done);
-	assert_int_equal(begun, 0);
-	assert_int_equal(done, 0);
+	assert_int_equal(softmig_ledger_passed_on(&ledger, GPU), 0);
 	softmig_ledger_close(&ledger);
 }
 
