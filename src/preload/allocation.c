@@ -153,7 +153,7 @@ void softmig_descriptors_look(void)
 	softmig_pool_exports_look();
 }
 
-void softmig_allocations_finish(const struct softmig_ended *ended)
+void softmig_allocations_finish_some(const struct softmig_ended *ended)
 {
 	for (int i = 0; i < ended->imports; i++)
 		softmig_import_ended();

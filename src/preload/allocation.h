@@ -28,7 +28,7 @@ enum {
 
 // What came to an end in one call: settled when the call is over.
 struct softmig_ended {
-	uint32_t gpus; // one bit each
+	uint32_t gpus; // one bit each: of these something came to an end
 	uint64_t bytes[SOFTMIG_MAX_GPUS];
 	uint64_t exported_bytes[SOFTMIG_MAX_GPUS];
 	uint64_t since_ns; // the first of these was exported
@@ -52,5 +52,10 @@ void softmig_allocations_reissued(int fd, struct softmig_ended *ended);
 // is handed over. Outside enter and leave.
 void softmig_allocations_look(struct softmig_ended *ended);
 // At the end of the call. Outside enter and leave.
-void softmig_allocations_finish(const struct softmig_ended *ended);
+void softmig_allocations_finish_some(const struct softmig_ended *ended);
+static inline void softmig_allocations_finish(const struct softmig_ended *ended)
+{
+	if (ended->gpus != 0)
+		softmig_allocations_finish_some(ended);
+}
 #endif
