@@ -83,10 +83,13 @@ struct softmig_gpu *softmig_gpu_current(void)
 // The driver's count is that of the process's whole life.
 struct softmig_gpu *softmig_gpu_current_or_only_asked(void)
 {
+	static _Atomic int seen; // GPUs, 0: not asked yet
 	struct softmig_gpu *gpu = softmig_gpu_current();
-	int count;
+	int count = atomic_load_explicit(&seen, memory_order_relaxed);
 
-	if (gpu != NULL && DRIVER(cuDeviceGetCount)(&count) == CUDA_SUCCESS && count == 1)
+	if (gpu != NULL && count == 0 && DRIVER(cuDeviceGetCount)(&count) == CUDA_SUCCESS)
+		atomic_store_explicit(&seen, count, memory_order_relaxed);
+	if (gpu != NULL && count == 1)
 		atomic_store_explicit(&softmig_hot.only_gpu, gpu, memory_order_release);
 	return gpu;
 }

@@ -28,11 +28,11 @@ struct softmig_gpu *softmig_gpu_of_context(CUcontext context)
 	struct softmig_track_entry entry;
 	CUcontext current = NULL;
 
+	for (int i = 0; context != NULL && i < SOFTMIG_MAX_GPUS; i++) // first, as that asks nobody
+		if (atomic_load_explicit(&softmig_gpu_by_index(i)->primary, memory_order_acquire) == context)
+			return softmig_gpu_by_index(i);
 	if (DRIVER(cuCtxGetCurrent)(&current) == CUDA_SUCCESS && current == context)
 		return softmig_gpu_current();
-	for (int i = 0; i < SOFTMIG_MAX_GPUS; i++)
-		if (atomic_load(&softmig_gpu_by_index(i)->primary) == context)
-			return softmig_gpu_by_index(i);
 	if (softmig_track_find(SOFTMIG_TRACK_CONTEXT, (uint64_t)(uintptr_t)context, &entry))
 		return softmig_gpu_by_index(entry.gpu);
 	return NULL;

@@ -15,20 +15,21 @@ static inline bool softmig_stream_is_special(CUstream stream)
 	return (uintptr_t)stream <= 2; // NULL, CU_STREAM_LEGACY, CU_STREAM_PER_THREAD
 }
 
-// Is the stream capturing into a graph? The legacy stream never can.
+// Has this process ever begun a capture?
+extern _Atomic bool softmig_stream_captures;
+
+// Is the stream capturing into a graph? The legacy stream never can. The driver is asked only in a process that ever began a capture.
 static inline bool softmig_stream_is_capturing(CUstream stream, bool per_thread)
 {
 	CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
-	if ((uintptr_t)stream <= 1 && !(per_thread && stream == NULL))
+	if (!atomic_load_explicit(&softmig_stream_captures, memory_order_acquire) || ((uintptr_t)stream <= 1 && !(per_thread && stream == NULL)))
 		return false;
 	CUresult (*query)(CUstream, CUstreamCaptureStatus *) =
 		per_thread ? DRIVER(cuStreamIsCapturing_ptsz) : DRIVER(cuStreamIsCapturing);
 	return query != NULL && query(stream, &status) == CUDA_SUCCESS && status != CU_STREAM_CAPTURE_STATUS_NONE;
 }
 
-// Has this process ever begun a capture?
-extern _Atomic bool softmig_stream_captures;
-// It is about to. Before the first one it waits until no call of ours is under way that was made without relaxing.
+// This process is about to begin a capture. Before the first one it waits until no call of ours is under way that was made without relaxing.
 void softmig_stream_capture_begins(void);
 
 // Around driver calls of our own: they are none of a capture's business, whichever thread is capturing in whatever mode. Otherwise one that the
