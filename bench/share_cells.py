@@ -111,6 +111,7 @@ def alone(options):
 @section("Other work", *SHARE_COLUMNS)
 def kinds(options):
     for name, kind, length, count in (("mix of 10 us to 5 ms", "mix", 100, 1), ("graph of 20 x 100 us", "graph", 100, 1), ("8 streams, 100 us", "streams", 100, 1),
+                                      ("8 streams, of which 4 have work at a time, 100 us", "streams-few", 100, 1),
                                       ("cooperative, 100 us", "coop", 100, 1), ("4 processes, 1 ms", "plain", 1000, 4)):
         for share in options.kind_shares:
             yield share_cell(name, kind, length, options, share, 1, None, count)

@@ -5,7 +5,7 @@
 //
 //   share_work KIND US SECONDS [START]
 //
-// KIND: plain mix graph streams coop launch (nothing but short launches) part (30 % busy) infer (requests of four kernels with
+// KIND: plain mix graph streams streams-few coop launch (nothing but short launches) part (30 % busy) infer (requests of four kernels with
 //       pauses, 40 % busy) pdl (programmatic dependent launches in pieces of 2 ms) pdl-all (nothing but dependent launches)
 //       small (one kernel every 50 ms) single (one small kernel and a pause, by the hundred).
 // START: CLOCK_MONOTONIC in ns at which to begin, or "-": say "ready" and read it from standard input.
@@ -35,7 +35,7 @@
 		} \
 	} while (0)
 
-enum { STREAMS = 8, GRAPH = 20, RING = 4, WINDOWS = 256, LATENCIES = 1 << 16 };
+enum { STREAMS = 8, GRAPH = 20, RING = 16, QUEUE = 4, WINDOWS = 256, LATENCIES = 1 << 16 };
 
 static const char ptx[] =
 	".version 6.0\n.target sm_60\n.address_size 64\n"
@@ -265,6 +265,8 @@ static void count(double from_us, double to_us, double done_us, double end_us)
 		double low = fmax(from_us, i * 1e6), high = fmin(to_us, (i + 1) * 1e6);
 		window_us[i] += done_us * (high - low) / (to_us - from_us);
 	}
+	if (to_us <= from_us && to_us < WINDOWS * 1e6) // another stream's was done after it
+		window_us[(int)(to_us / 1e6)] += done_us;
 }
 
 static CUgraphExec make_graph(const struct kernel *kernel)
@@ -281,7 +283,8 @@ static CUgraphExec make_graph(const struct kernel *kernel)
 
 static void throughput(const char *kind, double us, double seconds, uint64_t start_ns)
 {
-	bool mix = strcmp(kind, "mix") == 0, graphs = strcmp(kind, "graph") == 0, many = strcmp(kind, "streams") == 0;
+	bool mix = strcmp(kind, "mix") == 0, graphs = strcmp(kind, "graph") == 0, few = strcmp(kind, "streams-few") == 0, many = few || strcmp(kind, "streams") == 0;
+	unsigned queue = many && !few ? RING : QUEUE; // pieces under way: two for each stream, or in half of the streams one
 	bool cooperative = strcmp(kind, "coop") == 0, infer = strcmp(kind, "infer") == 0, part = infer || strcmp(kind, "part") == 0;
 	bool all_dependent = strcmp(kind, "pdl-all") == 0, dependent = all_dependent || strcmp(kind, "pdl") == 0;
 	static const double lengths[] = {10, 50, 100, 500, 1000, 5000};
@@ -307,7 +310,7 @@ static void throughput(const char *kind, double us, double seconds, uint64_t sta
 	int piece = mix ? 1000 : us > 2000 ? 1 : (int)(2000 / us);
 	unsigned in = 0, out = 0;
 	for (;;) {
-		bool full = in - out == RING || (part && in != out);
+		bool full = in - out == queue || (part && in != out);
 		bool over = (double)(clock_ns() - begin_ns) / 1000 >= end_us;
 		if (full || (over && in != out)) {
 			CHECK(CU(cuEventSynchronize)(event[out % RING]));
@@ -315,7 +318,7 @@ static void throughput(const char *kind, double us, double seconds, uint64_t sta
 				taken_ns[timings++] = (double)(clock_ns() - begin_ns) - began_us[out % RING] * 1000;
 			double to_us = elapsed_us(base, event[out % RING]);
 			count(fmax(last_us, began_us[out % RING]), to_us, done_us[out % RING], end_us);
-			last_us = to_us;
+			last_us = fmax(last_us, to_us);
 			out++;
 			continue;
 		}
@@ -426,7 +429,7 @@ static void latency(double us, double seconds, double pause_ms, uint64_t start_n
 int main(int argc, char **argv)
 {
 	if (argc < 4) {
-		fprintf(stderr, "usage: share_work plain|mix|graph|streams|coop|launch|part|infer|pdl|pdl-all|small|single US SECONDS [START_NS|-]\n");
+		fprintf(stderr, "usage: share_work plain|mix|graph|streams|streams-few|coop|launch|part|infer|pdl|pdl-all|small|single US SECONDS [START_NS|-]\n");
 		return 2;
 	}
 	const char *kind = argv[1];
