@@ -322,8 +322,10 @@ static int hide_pool(unsigned long long limit)
 	int fit = (int)(free_bytes / piece);
 	for (int round = 0; round < 3; round++) { // what was let go of is there again
 		int count = 0, descriptor;
-		CUmemoryPool pool;
-		if (!check_true(exported_pool(worker.device, &pool, &descriptor) == CUDA_SUCCESS, "a pool is exported"))
+		CUmemoryPool pool, import; // what nobody has imported the driver uses again
+		bool shared = exported_pool(worker.device, &pool, &descriptor) == CUDA_SUCCESS &&
+		              CU(cuMemPoolImportFromShareableHandle)(&import, (void *)(intptr_t)descriptor, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0) == CUDA_SUCCESS;
+		if (!check_true(shared, "a pool is exported and imported"))
 			return 1;
 		while (count < MOST && leave_in_pool(pool, piece) == CUDA_SUCCESS)
 			count++;
@@ -332,6 +334,7 @@ static int hide_pool(unsigned long long limit)
 		usleep(600000); // two quarters of a second, for the watcher
 		if (round == 1)
 			close(descriptor);
+		CU(cuMemPoolDestroy)(import);
 		CU(cuMemPoolDestroy)(pool);
 		if (round != 1) {
 			check(CU(cuMemAlloc_v2)(&none, 2 * piece) == CUDA_ERROR_OUT_OF_MEMORY, "while its descriptor is open", "refused\t");

@@ -20,7 +20,7 @@
 	X(cuGraphCreate) X(cuGraphDestroy) X(cuGraphAddMemAllocNode) X(cuGraphAddMemFreeNode) X(cuGraphInstantiateWithFlags) X(cuGraphLaunch) \
 	X(cuGraphExecDestroy) X(cuDeviceGraphMemTrim) X(cuStreamBeginCapture_v2) X(cuStreamEndCapture) \
 	X(cuIpcGetMemHandle) X(cuIpcOpenMemHandle_v2) X(cuIpcCloseMemHandle) X(cuModuleLoadData) X(cuModuleUnload) X(cuCtxSetLimit) \
-	X(cuCtxGetLimit) X(cuMemGetHandleForAddressRange)
+	X(cuCtxGetLimit) X(cuMemGetHandleForAddressRange) X(cuMemPoolImportFromShareableHandle)
 #include "driver.h"
 
 // A take that found nothing to do (nothing offered, no second context): no fault, no memory.
