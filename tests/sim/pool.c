@@ -114,9 +114,10 @@ static CUresult grow(struct CUmemPoolHandle_st *pool, uint64_t bytes)
 	uint64_t whole = sim_round_up(bytes, SIM_POOL_CHUNK);
 	if (whole < bytes || (pool->max_bytes != 0 && pool->reserved_bytes + whole > pool->max_bytes))
 		return CUDA_ERROR_OUT_OF_MEMORY;
+	bool again = pool->shared >= 0 && sim_shared_pool_take_again(pool->shared, whole);
 	uint64_t *kept = &sim_device[pool->device].kept_bytes;
-	uint64_t from_kept = *kept <= whole ? *kept : 0;
-	CUresult result = sim_gpu_charge_stream_ordered(pool->gpu, pool->device, whole - from_kept);
+	uint64_t from_kept = !again && *kept <= whole ? *kept : 0;
+	CUresult result = again ? CUDA_SUCCESS : sim_gpu_charge_stream_ordered(pool->gpu, pool->device, whole - from_kept);
 	if (result == CUDA_SUCCESS)
 		*kept -= from_kept;
 	if (result != CUDA_SUCCESS
@@ -131,11 +132,15 @@ static CUresult grow(struct CUmemPoolHandle_st *pool, uint64_t bytes)
 	if (chunk == NULL || extent == NULL || !sim_backing_map(&chunk->backing, whole, true)) {
 		free(chunk);
 		free(extent);
-		sim_gpu_uncharge(pool->gpu, whole);
+		if (again)
+			sim_shared_pool_given_back(pool->shared, whole);
+		else
+			sim_gpu_uncharge(pool->gpu, whole);
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	}
 	extent->bytes = whole;
 	extent->context = -1;
+	chunk->exported = again;
 	chunk->extents = extent;
 	chunk->next = pool->chunks;
 	pool->chunks = chunk;

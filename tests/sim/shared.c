@@ -182,6 +182,7 @@ bool sim_shared_pool_hold(int index)
 	bool held = false;
 	sim_lock();
 	struct sim_shared_pool *pool = &sim_state->pool[index];
+	pool->imported = 1;
 	for (int pass = 0; pass < 2; pass++) {
 		for (int i = 0; i < SIM_HOLDERS && !held; i++) {
 			if (pass == 0 ? pool->holder[i].count == 0 || pool->holder[i].process != sim_slot : pool->holder[i].count != 0)
@@ -226,6 +227,21 @@ void sim_shared_pool_reserved(int index, uint64_t bytes)
 	sim_lock();
 	sim_state->pool[index].reserved_bytes += bytes;
 	sim_unlock();
+}
+
+bool sim_shared_pool_take_again(int index, uint64_t bytes)
+{
+	sim_lock();
+	struct sim_shared_pool *pool = &sim_state->pool[index];
+	bool taken = !pool->imported && pool->hidden_bytes >= bytes;
+	if (taken) {
+		pool->hidden_bytes -= bytes;
+		pool->reserved_bytes += bytes;
+		sim_shared_settle();
+		sim_charge(sim_slot, pool->gpu, bytes); // there is room for what has just been there
+	}
+	sim_unlock();
+	return taken;
 }
 
 void sim_shared_pool_given_back(int index, uint64_t bytes)

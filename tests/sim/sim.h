@@ -221,6 +221,8 @@ bool sim_shared_pool_hold(int pool); // one more of this process that holds it
 void sim_shared_pool_release(int pool);
 int sim_shared_pool_export(int pool);                       // a descriptor to give out
 void sim_shared_pool_reserved(int pool, uint64_t bytes);    // so much of what this process is charged is exported from now on
+// The pool grows by so much: does it take that from what it had given back, and is this process charged for it again? As long as nobody has imported it.
+bool sim_shared_pool_take_again(int pool, uint64_t bytes);
 void sim_shared_pool_given_back(int pool, uint64_t bytes);  // by the pool, from which they were exported
 // A descriptor of the same file that shares nothing else with fd, so that it does not count as exported.
 int sim_shared_reopen(int fd, int flags);

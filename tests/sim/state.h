@@ -149,6 +149,7 @@ struct sim_shared_pool {
 	uint32_t exported;       // a descriptor has been given out
 	uint64_t reserved_bytes; // exported, and still the maker's
 	uint64_t hidden_bytes;
+	uint32_t imported; // by anybody, ever
 	struct {
 		int32_t process;
 		uint32_t count; // the pool itself, and imports

@@ -285,8 +285,8 @@ static void pool_exported_alone(bool closed_first)
 	pool_is_empty(&shared);
 	OK(cuMemPoolTrimTo(shared.pool, 0));
 	FIGURES(0, 0, 1);
-	pointer = allocate_pooled(&shared);
-	FIGURES(1, 0, 2);
+	pointer = allocate_exported(&shared); // is taken from that, as nobody has imported the pool
+	FIGURES(1, 0, 1);
 	free_pooled(pointer);
 	FIGURES(0, 0, 1);
 	OK(cuMemPoolDestroy(shared.pool));
@@ -375,6 +375,12 @@ static void pool_imported_elsewhere(struct child child, bool exporter_first)
 		OK(cuMemPoolDestroy(shared.pool));
 		FIGURES(0, 0, 1);
 		tell(child, 'F');
+		FIGURES(0, 0, 1);
+	}
+	if (!exporter_first) { // it is not used again
+		CUdeviceptr pointer = allocate_pooled(&shared);
+		FIGURES(1, 0, 2);
+		free_pooled(pointer);
 		FIGURES(0, 0, 1);
 	}
 	tell(child, 'D');

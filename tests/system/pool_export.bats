@@ -13,6 +13,10 @@ teardown() { witness_teardown; }
 	in_slice 2G pool_export refused_at_the_limit
 }
 
+@test "what nobody has imported the driver uses again, and it is charged each time" {
+	in_slice 2G pool_export imported_by_nobody
+}
+
 @test "a descriptor of a pool keeps it, also when the pool is destroyed" {
 	in_slice 2G pool_export kept_by_its_descriptor
 }
