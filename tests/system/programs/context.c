@@ -4,17 +4,10 @@
 
 #include "slice.h"
 
-static CUdeviceptr allocate(size_t bytes)
-{
-	CUdeviceptr pointer;
-	OK(CU(cuMemAlloc_v2)(&pointer, bytes));
-	return pointer;
-}
-
 static void fill(void)
 {
-	allocate(100 * MIB);
-	allocate(1000);
+	allocate_plain(100 * MIB);
+	allocate_plain(1000);
 	CUdeviceptr managed;
 	OK(CU(cuMemAllocManaged)(&managed, 10 * MIB, CU_MEM_ATTACH_GLOBAL));
 }
@@ -87,12 +80,12 @@ static void second_refused(void)
 {
 	CUcontext first = use_device(0), context;
 	mark(0);
-	allocate(limit_bytes() - slice_bytes() - 16 * MIB);
+	allocate_plain(limit_bytes() - slice_bytes() - 16 * MIB);
 	mark(0);
 	REFUSED(CU(cuCtxCreate_v2)(&context, 0, 0));
 	OK(CU(cuCtxSetCurrent)(first));
 	GREW(0);
-	allocate(16 * MIB);
+	allocate_plain(16 * MIB);
 	GREW(16 * MIB);
 }
 
@@ -193,7 +186,7 @@ static void green(void)
 	OK(CU(cuCtxSetCurrent)(current));
 	uint64_t bare = inside_bytes();
 	EXPECT(bare, outside_bytes(0));
-	allocate(64 * MIB);
+	allocate_plain(64 * MIB);
 	EXPECT(inside_bytes() - bare, 64 * MIB);
 	OK(CU(cuGreenCtxDestroy)(context));
 	use_device(0);

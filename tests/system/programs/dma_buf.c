@@ -11,18 +11,6 @@ static int dma_buf(CUdeviceptr address, size_t bytes)
 	return fd;
 }
 
-static CUdeviceptr allocate(size_t bytes)
-{
-	CUdeviceptr pointer;
-	OK(CU(cuMemAlloc_v2)(&pointer, bytes));
-	return pointer;
-}
-
-static void release(CUdeviceptr pointer)
-{
-	OK(CU(cuMemFree_v2)(pointer));
-}
-
 // Since the mark: charged bytes more, of which the driver shows so many.
 #define STANDS(charged, shown) \
 	do { \
@@ -34,16 +22,16 @@ static void freed(void)
 {
 	use_device(0);
 	mark(0);
-	CUdeviceptr pointer = allocate(SIZE);
+	CUdeviceptr pointer = allocate_plain(SIZE);
 	int part = dma_buf(pointer + 64 * MIB, 2 * MIB), whole = dma_buf(pointer, SIZE);
 	STANDS(SIZE, SIZE);
-	release(pointer);
+	release_plain(pointer);
 	STANDS(SIZE, 0);
-	CUdeviceptr another = allocate(SIZE);
+	CUdeviceptr another = allocate_plain(SIZE);
 	STANDS(2 * SIZE, SIZE);
 	close(part);
 	STANDS(2 * SIZE, SIZE);
-	release(another);
+	release_plain(another);
 	STANDS(SIZE, 0);
 	close(whole);
 	STANDS(0, 0);
@@ -54,26 +42,26 @@ static void closed_first(void)
 {
 	use_device(0);
 	mark(0);
-	CUdeviceptr pointer = allocate(SIZE);
+	CUdeviceptr pointer = allocate_plain(SIZE);
 	int fd = dma_buf(pointer, SIZE);
 	close(fd);
 	EXPECT(dma_buf(pointer, SIZE), fd);
 	close(fd);
-	release(pointer);
+	release_plain(pointer);
 	STANDS(0, 0);
-	CUdeviceptr again = allocate(SIZE);
+	CUdeviceptr again = allocate_plain(SIZE);
 	EXPECT(again, pointer);
 	EXPECT(dma_buf(again, SIZE), fd);
-	release(again);
+	release_plain(again);
 	STANDS(SIZE, 0);
-	again = allocate(SIZE);
+	again = allocate_plain(SIZE);
 	STANDS(2 * SIZE, SIZE);
-	release(again);
+	release_plain(again);
 	STANDS(SIZE, 0);
 	close(fd);
-	CUdeviceptr small = allocate(4096);
+	CUdeviceptr small = allocate_plain(4096);
 	EXPECT(dma_buf(small, 4096), fd); // before anybody looked
-	release(small);
+	release_plain(small);
 	STANDS(2 * MIB, 0);
 	close(fd);
 	STANDS(0, 0);
@@ -83,11 +71,11 @@ static void small(void)
 {
 	use_device(0);
 	mark(0);
-	CUdeviceptr first = allocate(64 * KIB), second = allocate(64 * KIB);
+	CUdeviceptr first = allocate_plain(64 * KIB), second = allocate_plain(64 * KIB);
 	int fd = dma_buf(first, 64 * KIB);
 	STANDS(4 * MIB, 2 * MIB); // whether it keeps a block of its own is known when the block ends
-	release(first);
-	release(second);
+	release_plain(first);
+	release_plain(second);
 	STANDS(2 * MIB, 0);
 	close(fd);
 	STANDS(0, 0);
@@ -136,7 +124,7 @@ static void context_reset(void)
 {
 	use_device(0);
 	mark(0);
-	int fd = dma_buf(allocate(SIZE), SIZE);
+	int fd = dma_buf(allocate_plain(SIZE), SIZE);
 	OK(CU(cuDevicePrimaryCtxReset_v2)(0));
 	use_device(0);
 	STANDS(SIZE, 0);
@@ -157,7 +145,7 @@ static void as_many_as_fit(void)
 		while (CU(cuMemAlloc_v2)(&pointer, PIECE) == CUDA_SUCCESS) {
 			EXPECT(count < MOST, 1);
 			fd[count++] = dma_buf(pointer, PIECE);
-			release(pointer);
+			release_plain(pointer);
 		}
 		EXPECT(count, room);
 		while (count > 0)
@@ -170,11 +158,11 @@ static void refused(void)
 	int fd = -1;
 	use_device(0);
 	mark(0);
-	CUdeviceptr pointer = allocate(SIZE);
+	CUdeviceptr pointer = allocate_plain(SIZE);
 	EXPECT(CU(cuMemGetHandleForAddressRange)(&fd, pointer, SIZE, CU_MEM_RANGE_HANDLE_TYPE_DMA_BUF_FD, 1), CUDA_ERROR_NOT_SUPPORTED);
 	EXPECT(CU(cuMemGetHandleForAddressRange)(&fd, pointer + 1, 4096, CU_MEM_RANGE_HANDLE_TYPE_DMA_BUF_FD, 0), CUDA_ERROR_INVALID_VALUE);
 	EXPECT(CU(cuMemGetHandleForAddressRange)(NULL, pointer, SIZE, CU_MEM_RANGE_HANDLE_TYPE_DMA_BUF_FD, 0), CUDA_ERROR_INVALID_VALUE);
-	release(pointer);
+	release_plain(pointer);
 	STANDS(0, 0);
 }
 

@@ -4,13 +4,6 @@
 
 #define MOST_STREAMS 64
 
-static CUdeviceptr allocate(size_t bytes)
-{
-	CUdeviceptr pointer;
-	OK(CU(cuMemAlloc_v2)(&pointer, bytes));
-	return pointer;
-}
-
 static uint64_t left_bytes(void)
 {
 	return limit_bytes() - slice_bytes();
@@ -35,8 +28,8 @@ static void streams(void)
 {
 	CUstream stream[MOST_STREAMS];
 	use_device(0);
-	CUdeviceptr some = allocate(20 * MIB);
-	allocate(left_bytes());
+	CUdeviceptr some = allocate_plain(20 * MIB);
+	allocate_plain(left_bytes());
 	EXPECT(left_bytes(), 0);
 	// Each may take two blocks, which the headroom has for the first alone; it took one.
 	EXPECT(fill_with_streams(stream), 1);
@@ -73,8 +66,8 @@ static void graphs(void)
 	EXPECT(outside_bytes(0) > mark_outside, 1);
 	EXPECT(slice_bytes(), outside_bytes(0) + HEADROOM);
 	OK(CU(cuGraphExecDestroy)(exec[0]));
-	CUdeviceptr some = allocate(32 * MIB);
-	allocate(left_bytes());
+	CUdeviceptr some = allocate_plain(32 * MIB);
+	allocate_plain(left_bytes());
 	REFUSED(make_graph(&exec[0], 3000)); // 12 MiB of nodes at most
 	for (CUresult result = CUDA_SUCCESS; result == CUDA_SUCCESS; count++) {
 		result = make_graph(&exec[count], 1);
@@ -99,8 +92,8 @@ static void code(void)
 	OK(CU(cuLibraryLoadData)(&library, "code", NULL, NULL, 0, NULL, NULL, 0));
 	OK(CU(cuModuleGetFunction)(&function, module, "spin_1us"));
 	OK(CU(cuLibraryGetKernel)(&kernel, library, "spin_1us"));
-	CUdeviceptr some = allocate(20 * MIB);
-	allocate(left_bytes());
+	CUdeviceptr some = allocate_plain(20 * MIB);
+	allocate_plain(left_bytes());
 	for (int i = 0; i < 3; i++) {
 		OK(CU(cuModuleGetFunction)(&function, module, "spin_1us"));
 		OK(CU(cuLibraryGetKernel)(&kernel, library, "spin_1us"));
@@ -121,8 +114,8 @@ static void starved(void)
 {
 	CUdeviceptr pointer[32];
 	use_device(0);
-	CUdeviceptr some = allocate(64 * MIB);
-	allocate(left_bytes());
+	CUdeviceptr some = allocate_plain(64 * MIB);
+	allocate_plain(left_bytes());
 	for (int i = 0; i < 32; i++) {
 		if (CU(cuMemAlloc_v2)(&pointer[i], 1000) != CUDA_SUCCESS)
 			pointer[i] = 0;
@@ -132,7 +125,7 @@ static void starved(void)
 		EXPECT(slice_bytes() >= outside_bytes(0), 1);
 	}
 	OK(CU(cuMemFree_v2)(some));
-	allocate(16 * MIB);
+	allocate_plain(16 * MIB);
 	EXPECT(outside_bytes(0) <= limit_bytes(), 1);
 }
 
@@ -165,7 +158,7 @@ static void context_fits(void)
 	OK(CU(cuDevicePrimaryCtxRetain)(&context, 0));
 	OK(CU(cuCtxSetCurrent)(context));
 	uint64_t bare = outside_bytes(0);
-	allocate(left_bytes() - bare);
+	allocate_plain(left_bytes() - bare);
 	OK(CU(cuCtxCreate_v2)(&context, 0, 0)); // a second one brings none
 	EXPECT(left_bytes(), 0);
 	EXPECT(outside_bytes(0), limit_bytes() - HEADROOM);
@@ -206,7 +199,7 @@ static void shared_with_larger_ones(void)
 	use_device(0);
 	for (int i = 0; i < 2; i++) {
 		mark(0);
-		CUdeviceptr large = allocate(3 * MIB / 2), small = allocate(300 * KIB);
+		CUdeviceptr large = allocate_plain(3 * MIB / 2), small = allocate_plain(300 * KIB);
 		EXPECT(large >> 21, small >> 21);
 		GREW(2 * MIB);
 		OK(CU(cuCtxSetLimit)(CU_LIMIT_STACK_SIZE, 1024)); // asks NVML

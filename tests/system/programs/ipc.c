@@ -172,16 +172,23 @@ static void export_allocation(void)
 	step();
 }
 
-static void import_pool(void)
+// A pool that the peer sends, and a pointer of it.
+static CUmemoryPool receive_pool(CUdeviceptr *pointer)
 {
 	CUmemPoolPtrExportData data;
 	CUmemoryPool pool;
-	CUdeviceptr pointer;
 	int fd = hear_descriptor();
 	OK(CU(cuMemPoolImportFromShareableHandle)(&pool, (void *)(uintptr_t)fd, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
 	close(fd);
 	hear(&data, sizeof(data));
-	OK(CU(cuMemPoolImportPointer)(&pointer, pool, &data));
+	OK(CU(cuMemPoolImportPointer)(pointer, pool, &data));
+	return pool;
+}
+
+static void import_pool(void)
+{
+	CUdeviceptr pointer;
+	CUmemoryPool pool = receive_pool(&pointer);
 	step();
 	await();
 	OK(CU(cuMemFreeAsync)(pointer, NULL));
@@ -404,15 +411,9 @@ static void make_pool_and_wait(void)
 // The maker of a pool lets go of it, or dies; this process has imported it and a pointer, and keeps the pool alone.
 static void pool_kept(const char *self, void (*make)(void), bool maker_dies)
 {
-	CUmemPoolPtrExportData data;
-	CUmemoryPool pool;
 	CUdeviceptr pointer;
 	begin_three(self, make);
-	int fd = hear_descriptor();
-	OK(CU(cuMemPoolImportFromShareableHandle)(&pool, (void *)(uintptr_t)fd, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
-	close(fd);
-	hear(&data, sizeof(data));
-	OK(CU(cuMemPoolImportPointer)(&pointer, pool, &data));
+	CUmemoryPool pool = receive_pool(&pointer);
 	step();
 	await();
 	if (maker_dies) {

@@ -4,18 +4,6 @@
 
 #include "slice.h"
 
-static CUdeviceptr allocate(size_t bytes)
-{
-	CUdeviceptr pointer;
-	OK(CU(cuMemAlloc_v2)(&pointer, bytes));
-	return pointer;
-}
-
-static void release(CUdeviceptr pointer)
-{
-	OK(CU(cuMemFree_v2)(pointer));
-}
-
 static void sizes(void)
 {
 	use_device(0);
@@ -24,9 +12,9 @@ static void sizes(void)
 		size_t asked, taken;
 	} seen[] = {{1, 2 * MIB}, {MIB, 2 * MIB}, {MIB + 1, 2 * MIB}, {2 * MIB, 2 * MIB}, {2 * MIB + 1, 4 * MIB}, {100 * MIB, 100 * MIB}};
 	for (size_t i = 0; i < sizeof(seen) / sizeof(seen[0]); i++) {
-		CUdeviceptr pointer = allocate(seen[i].asked);
+		CUdeviceptr pointer = allocate_plain(seen[i].asked);
 		GREW(seen[i].taken);
-		release(pointer);
+		release_plain(pointer);
 		GREW(0);
 	}
 }
@@ -37,15 +25,15 @@ static void small_ones_share_blocks(void)
 	use_device(0);
 	mark(0);
 	for (int i = 0; i < 300; i++) {
-		pointer[i] = allocate(100 * KIB);
+		pointer[i] = allocate_plain(100 * KIB);
 		EXPECT(inside_bytes() - mark_inside, outside_bytes(0) - mark_outside);
 	}
 	GREW(30 * MIB); // 20 in each block
 	for (int i = 0; i < 300; i += 2)
-		release(pointer[i]);
+		release_plain(pointer[i]);
 	GREW(30 * MIB);
 	for (int i = 299; i > 0; i -= 2) {
-		release(pointer[i]);
+		release_plain(pointer[i]);
 		EXPECT(inside_bytes() - mark_inside, outside_bytes(0) - mark_outside);
 	}
 	GREW(0);
@@ -60,7 +48,7 @@ static void pitched(void)
 	OK(CU(cuMemAllocPitch_v2)(&pointer, &pitch, 1000, 10000, 4));
 	EXPECT(pitch, 1024);
 	GREW(10 * MIB);
-	release(pointer);
+	release_plain(pointer);
 	// Odd sizes of elements are the driver's to judge.
 	for (unsigned size = 0; size <= 20; size++) {
 		CUresult result = CU(cuMemAllocPitch_v2)(&pointer, &pitch, 1000, 1000, size);
@@ -69,7 +57,7 @@ static void pitched(void)
 		else
 			EXPECT(result == CUDA_SUCCESS || result == CUDA_ERROR_INVALID_VALUE, 1);
 		if (result == CUDA_SUCCESS)
-			release(pointer);
+			release_plain(pointer);
 	}
 	REFUSED(CU(cuMemAllocPitch_v2)(&pointer, &pitch, limit_bytes(), 2, 4));
 	REFUSED(CU(cuMemAllocPitch_v2)(&pointer, &pitch, (size_t)1 << 62, (size_t)1 << 62, 4));
@@ -86,20 +74,20 @@ static void managed(void)
 	EXPECT(inside_bytes() - mark_inside, 64 * MIB);
 	EXPECT(outside_bytes(0) - mark_outside, 0);
 	REFUSED(CU(cuMemAllocManaged)(&none, limit_bytes(), CU_MEM_ATTACH_GLOBAL));
-	CUdeviceptr plain = allocate(32 * MIB);
+	CUdeviceptr plain = allocate_plain(32 * MIB);
 	usleep(600000); // past the next measurement of the overhead
-	CUdeviceptr other = allocate(32 * MIB);
+	CUdeviceptr other = allocate_plain(32 * MIB);
 	EXPECT(inside_bytes() - mark_inside, 128 * MIB);
-	release(plain);
-	release(other);
-	release(pointer);
+	release_plain(plain);
+	release_plain(other);
+	release_plain(pointer);
 	GREW(0);
-	plain = allocate(32 * MIB);
+	plain = allocate_plain(32 * MIB);
 	usleep(600000);
-	other = allocate(32 * MIB);
+	other = allocate_plain(32 * MIB);
 	GREW(64 * MIB);
-	release(plain);
-	release(other);
+	release_plain(plain);
+	release_plain(other);
 	unsigned is_managed = 7;
 	OK(CU(cuMemAllocManaged)(&pointer, MIB, CU_MEM_ATTACH_GLOBAL));
 	OK(CU(cuPointerGetAttribute)(&is_managed, CU_POINTER_ATTRIBUTE_IS_MANAGED, pointer));
@@ -115,13 +103,13 @@ static void refused_and_recovered(void)
 	REFUSED(CU(cuMemAlloc_v2)(&pointer, left + 1));
 	REFUSED(CU(cuMemAlloc_v2)(&pointer, (size_t)-1));
 	GREW(0);
-	pointer = allocate(left); // to the last byte
+	pointer = allocate_plain(left); // to the last byte
 	GREW(left);
 	REFUSED(CU(cuMemAlloc_v2)(&none, 1));
 	REFUSED(CU(cuMemAllocManaged)(&none, 1, CU_MEM_ATTACH_GLOBAL));
-	release(pointer);
+	release_plain(pointer);
 	for (int i = 0; i < 100; i++)
-		release(allocate(left));
+		release_plain(allocate_plain(left));
 	GREW(0);
 }
 
@@ -135,10 +123,10 @@ static void failures(void)
 	OK(CU(cuMemFree_v2)(0));
 	EXPECT(CU(cuMemAlloc_v2)(&pointer, 0), CUDA_ERROR_INVALID_VALUE);
 	EXPECT(CU(cuMemAlloc_v2)(NULL, MIB), CUDA_ERROR_INVALID_VALUE);
-	pointer = allocate(8 * MIB);
+	pointer = allocate_plain(8 * MIB);
 	EXPECT(CU(cuMemFree_v2)(pointer + MIB), CUDA_ERROR_INVALID_VALUE);
 	GREW(8 * MIB);
-	release(pointer);
+	release_plain(pointer);
 	EXPECT(CU(cuMemFree_v2)(pointer), CUDA_ERROR_INVALID_VALUE);
 	GREW(0);
 }
@@ -147,12 +135,12 @@ static void freed_from_another_gpu(void)
 {
 	CUcontext first = use_device(0), second;
 	mark(0);
-	CUdeviceptr pointer = allocate(64 * MIB);
+	CUdeviceptr pointer = allocate_plain(64 * MIB);
 	GREW(64 * MIB);
 	second = use_device(1);
 	uint64_t there = inside_bytes();
 	EXPECT(there, outside_bytes(1));
-	release(pointer);
+	release_plain(pointer);
 	EXPECT(inside_bytes(), there);
 	OK(CU(cuCtxSetCurrent)(first));
 	GREW(0);
@@ -168,7 +156,7 @@ static void two_processes(void)
 	pid_t child = fork();
 	if (child == 0) {
 		use_device(0);
-		allocate(512 * MIB);
+		allocate_plain(512 * MIB);
 		_exit(write(ready[1], &byte, 1) == 1 && read(go[0], &byte, 1) == 1 ? 0 : 1);
 	}
 	OK(read(ready[0], &byte, 1) == 1 ? CUDA_SUCCESS : CUDA_ERROR_UNKNOWN);
@@ -178,12 +166,12 @@ static void two_processes(void)
 	EXPECT(slice_bytes(), theirs + mine + 2 * HEADROOM);
 	EXPECT(theirs - mine, 512 * MIB);
 	REFUSED(CU(cuMemAlloc_v2)(&pointer, limit_bytes() - theirs - mine - 2 * HEADROOM + 1));
-	pointer = allocate(limit_bytes() - theirs - mine - 2 * HEADROOM);
+	pointer = allocate_plain(limit_bytes() - theirs - mine - 2 * HEADROOM);
 	EXPECT(outside_bytes_of(child, 0) + outside_bytes(0), limit_bytes() - 2 * HEADROOM);
-	release(pointer);
+	release_plain(pointer);
 	int status;
 	OK(write(go[1], &byte, 1) == 1 && waitpid(child, &status, 0) == child && status == 0 ? CUDA_SUCCESS : CUDA_ERROR_UNKNOWN);
-	pointer = allocate(limit_bytes() - mine - HEADROOM); // the dead give back at once
+	pointer = allocate_plain(limit_bytes() - mine - HEADROOM); // the dead give back at once
 	EXPECT(outside_bytes(0), limit_bytes() - HEADROOM);
 }
 
@@ -200,7 +188,7 @@ static void *take_and_give(void *granted)
 		if (count > 0)
 			++*(int *)granted;
 		while (count > 0)
-			release(pointer[--count]);
+			release_plain(pointer[--count]);
 	}
 	return NULL;
 }
@@ -229,14 +217,14 @@ static void *churn_small(void *number)
 	for (int i = 0; i < 6000; i++) {
 		CUdeviceptr *one = &pointer[rand_r(&seed) % 16];
 		if (*one != 0)
-			release(*one);
-		*one = rand_r(&seed) % 3 == 0 ? 0 : allocate((unsigned)rand_r(&seed) % (MIB / 2) + 1);
+			release_plain(*one);
+		*one = rand_r(&seed) % 3 == 0 ? 0 : allocate_plain((unsigned)rand_r(&seed) % (MIB / 2) + 1);
 		if (i % 500 == 0) // settles: the whole slice does not fit beside it
 			REFUSED(CU(cuMemAlloc_v2)(&(CUdeviceptr){0}, 4 * GIB));
 	}
 	for (int i = 0; i < 16; i++)
 		if (pointer[i] != 0)
-			release(pointer[i]);
+			release_plain(pointer[i]);
 	return NULL;
 }
 
@@ -245,16 +233,16 @@ static void small_ones_of_many_threads(void)
 	pthread_t thread[4];
 	shared_context = use_device(0);
 	mark(0);
-	CUdeviceptr first = allocate(1), second;
+	CUdeviceptr first = allocate_plain(1), second;
 	for (uintptr_t i = 0; i < 4; i++)
 		pthread_create(&thread[i], NULL, churn_small, (void *)(i + 1));
 	for (int i = 0; i < 4; i++)
 		pthread_join(thread[i], NULL);
 	GREW(2 * MIB);
-	second = allocate(MIB);
-	release(first);
+	second = allocate_plain(MIB);
+	release_plain(first);
 	GREW(2 * MIB);
-	release(second);
+	release_plain(second);
 	GREW(0);
 }
 
@@ -267,23 +255,23 @@ static void small_ones_leave_room(void)
 	pid_t child = fork();
 	if (child == 0) {
 		use_device(0);
-		CUdeviceptr pointer = allocate(4 * KIB);
+		CUdeviceptr pointer = allocate_plain(4 * KIB);
 		for (int i = 0; i < 100; i++)
-			release(allocate(4 * KIB));
+			release_plain(allocate_plain(4 * KIB));
 		int failed = write(ready[1], &byte, 1) != 1 || read(go[0], &byte, 1) != 1;
 		REFUSED(CU(cuMemAlloc_v2)(&(CUdeviceptr){0}, 2 * MIB));
-		release(pointer);
-		allocate(2 * MIB);
+		release_plain(pointer);
+		allocate_plain(2 * MIB);
 		_exit(failed || write(ready[1], &byte, 1) != 1 || read(go[0], &byte, 1) != 1);
 	}
 	OK(read(ready[0], &byte, 1) == 1 ? CUDA_SUCCESS : CUDA_ERROR_UNKNOWN);
 	use_device(0);
-	allocate(4 * KIB);
+	allocate_plain(4 * KIB);
 	for (int i = 0; i < 100; i++)
-		release(allocate(4 * KIB));
+		release_plain(allocate_plain(4 * KIB));
 	uint64_t theirs = outside_bytes_of(child, 0), mine = outside_bytes(0);
 	EXPECT(slice_bytes(), theirs + mine + 2 * HEADROOM);
-	allocate(limit_bytes() - theirs - mine - 2 * HEADROOM);
+	allocate_plain(limit_bytes() - theirs - mine - 2 * HEADROOM);
 	EXPECT(outside_bytes_of(child, 0) + outside_bytes(0), limit_bytes() - 2 * HEADROOM);
 	OK(write(go[1], &byte, 1) == 1 && read(ready[0], &byte, 1) == 1 ? CUDA_SUCCESS : CUDA_ERROR_UNKNOWN);
 	EXPECT(outside_bytes_of(child, 0) + outside_bytes(0), limit_bytes() - 2 * HEADROOM);
@@ -296,7 +284,7 @@ static void small_ones_leave_room(void)
 static void *release_late(void *pointer)
 {
 	OK(CU(cuCtxSetCurrent)(shared_context));
-	release(*(CUdeviceptr *)pointer);
+	release_plain(*(CUdeviceptr *)pointer);
 	return NULL;
 }
 
@@ -305,8 +293,8 @@ static void small_one_freed_while_settling(void)
 	pthread_t thread;
 	shared_context = use_device(0);
 	mark(0);
-	CUdeviceptr first = allocate(4 * KIB), second = allocate(4 * KIB); // its release is not told by where it lies
-	release(first);
+	CUdeviceptr first = allocate_plain(4 * KIB), second = allocate_plain(4 * KIB); // its release is not told by where it lies
+	release_plain(first);
 	GREW(2 * MIB);
 	uint64_t before = outside_bytes(0);
 	pthread_create(&thread, NULL, release_late, &second);
@@ -326,14 +314,14 @@ static void small_ones_beside_managed_ones(void)
 	mark(0);
 	for (int i = 0; i < 8; i++) {
 		OK(CU(cuMemAllocManaged)(&managed[i], 64 * KIB, CU_MEM_ATTACH_GLOBAL));
-		small[i] = allocate(64 * KIB);
+		small[i] = allocate_plain(64 * KIB);
 	}
 	EXPECT(inside_bytes() - mark_inside, 4 * MIB); // a block of each kind
 	for (int i = 0; i < 8; i++)
-		release(managed[i]);
+		release_plain(managed[i]);
 	GREW(2 * MIB);
 	for (int i = 0; i < 8; i++)
-		release(small[i]);
+		release_plain(small[i]);
 	GREW(0);
 }
 
@@ -344,7 +332,7 @@ static void after_fork(void)
 	int status;
 	use_device(0);
 	mark(0);
-	pointer = allocate(64 * MIB);
+	pointer = allocate_plain(64 * MIB);
 	pid_t child = fork();
 	if (child == 0) {
 		size_t bytes;
@@ -355,7 +343,7 @@ static void after_fork(void)
 	waitpid(child, &status, 0);
 	EXPECT(status, 0);
 	GREW(64 * MIB);
-	release(pointer);
+	release_plain(pointer);
 	GREW(0);
 }
 

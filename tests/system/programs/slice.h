@@ -129,6 +129,18 @@ static inline CUcontext use_device(CUdevice device)
 	return context;
 }
 
+static inline CUdeviceptr allocate_plain(size_t bytes)
+{
+	CUdeviceptr pointer;
+	OK(CU(cuMemAlloc_v2)(&pointer, bytes));
+	return pointer;
+}
+
+static inline void release_plain(CUdeviceptr pointer)
+{
+	OK(CU(cuMemFree_v2)(pointer));
+}
+
 // How things stand: then the difference from there, within and without.
 static uint64_t mark_inside, mark_outside;
 static int mark_gpu;
