@@ -358,6 +358,32 @@ static void a_mapping_of_the_original_is_seen_by_nvml(void **state)
 	assert_int_equal(gpus[0].unseen_bytes, 0);
 }
 
+// Of one piece mapped twice, and of another.
+static void a_descriptor_over_several_mappings_holds_each_of_them_once(void **state)
+{
+	CUmemGenericAllocationHandle a = create(0), b = create(0), c = create(0);
+	struct softmig_ended ended = {0};
+	int fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	(void)state;
+	assert_int_equal(hook_cuMemMap(64 * MIB, 2 * MIB, 0, a, 0), CUDA_SUCCESS);
+	assert_int_equal(hook_cuMemMap(66 * MIB, 2 * MIB, 0, a, 0), CUDA_SUCCESS);
+	assert_int_equal(hook_cuMemMap(68 * MIB, 2 * MIB, 0, b, 0), CUDA_SUCCESS);
+	assert_int_equal(hook_cuMemMap(70 * MIB, 2 * MIB, 0, c, 0), CUDA_SUCCESS);
+	assert_true(softmig_vmm_is_mapped(65 * MIB));
+	assert_false(softmig_vmm_is_mapped(72 * MIB));
+	softmig_vmm_export_range(65 * MIB, 5 * MIB, fd, &ended);
+	assert_int_equal(hook_cuMemUnmap(64 * MIB, 8 * MIB), CUDA_SUCCESS);
+	assert_int_equal(hook_cuMemRelease(a), CUDA_SUCCESS);
+	assert_int_equal(hook_cuMemRelease(b), CUDA_SUCCESS);
+	assert_int_equal(hook_cuMemRelease(c), CUDA_SUCCESS);
+	assert_int_equal(charged[0], 4 * MIB);
+	assert_int_equal(gpus[0].unseen_bytes, 4 * MIB);
+	close(fd);
+	softmig_descriptors_look();
+	assert_int_equal(charged[0], 0);
+	assert_int_equal(gpus[0].unseen_bytes, 0);
+}
+
 static void imports_are_counted_while_they_last(void **state)
 {
 	CUmemGenericAllocationHandle handle = 77;
@@ -383,6 +409,7 @@ int main(void)
 		cmocka_unit_test_setup(an_open_descriptor_holds_what_nvml_shows_to_nobody, fresh),
 		cmocka_unit_test_setup(a_descriptor_that_was_closed_holds_nothing, fresh),
 		cmocka_unit_test_setup(a_mapping_of_the_original_is_seen_by_nvml, fresh),
+		cmocka_unit_test_setup(a_descriptor_over_several_mappings_holds_each_of_them_once, fresh),
 		cmocka_unit_test_setup(imports_are_counted_while_they_last, fresh),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
