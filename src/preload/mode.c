@@ -57,12 +57,11 @@ static bool disabled_by_root(void)
 }
 
 // Root's ledger beside its limit file belongs to the job's user; anybody else's is not ours to use, root's processes apart.
-static int open_root_ledger(void)
+static int open_root_ledger(char *path, size_t size)
 {
-	char path[256];
 	struct stat status;
 
-	softmig_format(path, sizeof(path), SOFTMIG_STATE_DIR "/%llu.ledger", (unsigned long long)state.job);
+	softmig_format(path, size, SOFTMIG_STATE_DIR "/%llu.ledger", (unsigned long long)state.job);
 	if (softmig_sys_lstat(path, &status) != 0)
 		return errno;
 	if (status.st_uid != geteuid() && geteuid() != 0)
@@ -70,37 +69,40 @@ static int open_root_ledger(void)
 	return softmig_ledger_open(&softmig_the_ledger, path, status.st_uid, false);
 }
 
-static int open_user_ledger(void)
+static int open_user_ledger(char *path, size_t size)
 {
-	char path[512];
 	const char *named = state.from_file ? NULL : variable("CUDA_DEVICE_MEMORY_SHARED_CACHE");
 	const char *directory = variable("SLURM_TMPDIR");
 	const char *array = variable("SLURM_ARRAY_TASK_ID");
 
 	if (named != NULL && named[0] == '/')
-		softmig_format(path, sizeof(path), "%s", named);
+		softmig_format(path, size, "%s", named);
 	else if (state.job == 0)
-		softmig_format(path, sizeof(path), "/tmp/cudevshr.cache.%u", (unsigned)geteuid());
+		softmig_format(path, size, "/tmp/cudevshr.cache.%u", (unsigned)geteuid());
 	else if (directory == NULL || directory[0] != '/')
 		return ENOENT; // never a job's ledger in a /tmp that other jobs share
 	else if (array != NULL && array[0] != '\0' && strspn(array, "0123456789") == strlen(array))
-		softmig_format(path, sizeof(path), "%s/cudevshr.cache.%llu.%s", directory, (unsigned long long)state.job, array);
+		softmig_format(path, size, "%s/cudevshr.cache.%llu.%s", directory, (unsigned long long)state.job, array);
 	else
-		softmig_format(path, sizeof(path), "%s/cudevshr.cache.%llu", directory, (unsigned long long)state.job);
+		softmig_format(path, size, "%s/cudevshr.cache.%llu", directory, (unsigned long long)state.job);
 	return softmig_ledger_open(&softmig_the_ledger, path, geteuid(), true);
 }
 
 static enum softmig_mode open_ledger(void)
 {
+	char path[512] = "";
 	int error = ENOENT;
 
 	if (state.from_file)
-		error = open_root_ledger();
+		error = open_root_ledger(path, sizeof(path));
 	if (error == ENOENT)
-		error = open_user_ledger();
+		error = open_user_ledger(path, sizeof(path));
 	if (error == 0)
 		return SOFTMIG_MODE_SLICE;
-	softmig_log(SOFTMIG_LOG_ERROR, "the ledger of the slice cannot be opened (errno %d): this process gets no GPU", error);
+	if (error == EINVAL)
+		softmig_log(SOFTMIG_LOG_ERROR, "%s is no ledger of this version of SoftMig: remove it when no process of the slice runs any more; this process gets no GPU", path);
+	else
+		softmig_log(SOFTMIG_LOG_ERROR, "the ledger %s of the slice cannot be opened (errno %d): this process gets no GPU", path, error);
 	return SOFTMIG_MODE_REFUSED;
 }
 

@@ -122,7 +122,7 @@ SOFTMIG_SHARE_MODE=borrow" ]
 }
 
 @test "on a full file system create refuses, says what to do, and leaves nothing, wherever it runs out" {
-  for size in 4k 64k 1092k 1096k; do # at 1096k the ledger fits and the limit file does not
+  for size in 4k 64k 1220k 1224k; do # at 1224k the ledger fits and the limit file does not
     run -1 own "mount -t tmpfs -o mode=755,size=$size softmig \$s; slice create --job 1 --uid 1 --gpu 0=1/4; status=\$?; find \$s -mindepth 1; exit \$status"
     [[ ${#lines[@]} = 1 && $output == *"is full: enlarge its file system"* ]] || { echo "$size: $output" && return 1; }
   done

@@ -136,6 +136,18 @@ refused() { # LOG PATTERN: no usable GPU, and the log says why
 	[ ! -e "$work/elsewhere" ]
 }
 
+@test "a ledger of another version closes the GPU, is left as it is, and the log says what to remove" {
+	limit_file <<<"CUDA_DEVICE_MEMORY_LIMIT=6G"
+	in_job "$steps" init
+	truncate -s 1122304 "$work/tmp/cudevshr.cache.77" # as it was before it told what had been passed on
+	printf '\x00\x20\x11\x00' | dd of="$work/tmp/cudevshr.cache.77" bs=1 seek=12 conv=notrunc status=none
+	cp "$work/tmp/cudevshr.cache.77" "$work/old"
+	run in_job "$steps" init
+	[ "$output" = "init: 100" ]
+	log | grep -q "$work/tmp/cudevshr.cache.77 is no ledger of this version of SoftMig: remove it"
+	cmp "$work/tmp/cudevshr.cache.77" "$work/old"
+}
+
 @test "a changed limit file rules within a second; one gone or broken changes nothing" {
 	limit_file <<<"CUDA_DEVICE_MEMORY_LIMIT=6G"
 	mkfifo "$work/go"
