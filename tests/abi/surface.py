@@ -149,7 +149,7 @@ def mark():
 def main():
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--tables", metavar="BUILD")
-    options.add_argument("--library", metavar="PATH", nargs="*")
+    options.add_argument("--library", dest="libraries", metavar="PATH", nargs="*")
     options.add_argument("--own", metavar="PATH")
     options.add_argument("--mark", action="store_true")
     chosen = options.parse_args()
@@ -161,8 +161,8 @@ def main():
         found += surface.problems() + compare_headers(surface, chosen.tables)
         owed = collections.Counter(line.handling for line in surface.lines() if line.handling.startswith("owed"))
         print(f"{len(surface.lines())} functions, {len(surface.hooks)} hooked" + "".join(f", {count} {what}" for what, count in sorted(owed.items())))
-    if chosen.library is not None:
-        libraries = chosen.library or installed()
+    if chosen.libraries is not None:
+        libraries = chosen.libraries or installed()
         if not libraries:
             print("skipped: this machine has neither libcuda.so.1 nor libnvidia-ml.so.1")
             return SKIPPED

@@ -63,24 +63,36 @@ int sim_shared_find(uint64_t id)
 	return found;
 }
 
+// One more of this process, in the place that it has or in an empty one. False: there is none.
+static bool add_holder(struct sim_holder *holder)
+{
+	struct sim_holder *place = NULL;
+	for (int i = SIM_HOLDERS - 1; i >= 0; i--)
+		if (holder[i].count == 0)
+			place = &holder[i];
+	for (int i = 0; i < SIM_HOLDERS; i++)
+		if (holder[i].count > 0 && holder[i].process == sim_slot)
+			place = &holder[i];
+	if (place == NULL)
+		return false;
+	place->process = sim_slot;
+	place->count++;
+	return true;
+}
+
+// One fewer of this process. Does it hold it still?
+static bool drop_holder(struct sim_holder *holder)
+{
+	for (int i = 0; i < SIM_HOLDERS; i++)
+		if (holder[i].count > 0 && holder[i].process == sim_slot)
+			return --holder[i].count > 0;
+	return false;
+}
+
 bool sim_shared_hold(int index)
 {
-	bool held = false;
 	sim_lock();
-	struct sim_shared_block *block = &sim_state->block[index];
-	for (int i = 0; i < SIM_HOLDERS && !held; i++) {
-		if (block->holder[i].count > 0 && block->holder[i].process == sim_slot) {
-			block->holder[i].count++;
-			held = true;
-		}
-	}
-	for (int i = 0; i < SIM_HOLDERS && !held; i++) {
-		if (block->holder[i].count == 0) {
-			block->holder[i].process = sim_slot;
-			block->holder[i].count = 1;
-			held = true;
-		}
-	}
+	bool held = add_holder(sim_state->block[index].holder);
 	sim_unlock();
 	return held;
 }
@@ -89,13 +101,7 @@ void sim_shared_release(int index, bool original)
 {
 	sim_lock();
 	struct sim_shared_block *block = &sim_state->block[index];
-	bool mine = false;
-	for (int i = 0; i < SIM_HOLDERS; i++) {
-		if (block->holder[i].count > 0 && block->holder[i].process == sim_slot) {
-			block->holder[i].count--;
-			mine = block->holder[i].count > 0;
-		}
-	}
+	bool mine = drop_holder(block->holder);
 	if (original && block->originals > 0)
 		block->originals--;
 	if (block->owner == sim_slot && (block->inherited ? !mine : block->originals == 0)) {
@@ -179,19 +185,9 @@ int sim_shared_pool(uint64_t id, int gpu, bool maker)
 
 bool sim_shared_pool_hold(int index)
 {
-	bool held = false;
 	sim_lock();
-	struct sim_shared_pool *pool = &sim_state->pool[index];
-	pool->imported = 1;
-	for (int pass = 0; pass < 2; pass++) {
-		for (int i = 0; i < SIM_HOLDERS && !held; i++) {
-			if (pass == 0 ? pool->holder[i].count == 0 || pool->holder[i].process != sim_slot : pool->holder[i].count != 0)
-				continue;
-			pool->holder[i].process = sim_slot;
-			pool->holder[i].count++;
-			held = true;
-		}
-	}
+	sim_state->pool[index].imported = 1;
+	bool held = add_holder(sim_state->pool[index].holder);
 	sim_unlock();
 	return held;
 }
@@ -199,10 +195,7 @@ bool sim_shared_pool_hold(int index)
 void sim_shared_pool_release(int index)
 {
 	sim_lock();
-	struct sim_shared_pool *pool = &sim_state->pool[index];
-	for (int i = 0; i < SIM_HOLDERS; i++)
-		if (pool->holder[i].count > 0 && pool->holder[i].process == sim_slot)
-			pool->holder[i].count--;
+	drop_holder(sim_state->pool[index].holder);
 	sim_shared_settle();
 	sim_unlock();
 }

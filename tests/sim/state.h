@@ -119,6 +119,12 @@ struct sim_gpu {
 	uint32_t history_next;
 };
 
+// How often a process holds something.
+struct sim_holder {
+	int32_t process;
+	uint32_t count;
+};
+
 // Memory that more than one process may hold: exported VMM handles, pools, IPC. It lives until the last holder has let
 // go and the last exported descriptor is closed. It is charged to the process that made it while that one has what it
 // made (a handle, or a mapping from it), then, once no descriptor is open, to the next holder; in between to nobody.
@@ -133,10 +139,7 @@ struct sim_shared_block {
 	uint32_t exported;  // a descriptor has been given out
 	int32_t backing_pid, backing_fd;
 	uint64_t backing_offset;
-	struct {
-		int32_t process;
-		uint32_t count;
-	} holder[SIM_HOLDERS];
+	struct sim_holder holder[SIM_HOLDERS];
 };
 
 // A pool that was exported. What has been exported of its memory and was given back by the pool stays in use, in no process's
@@ -150,10 +153,7 @@ struct sim_shared_pool {
 	uint64_t reserved_bytes; // exported, and still the maker's
 	uint64_t hidden_bytes;
 	uint32_t imported; // by anybody, ever
-	struct {
-		int32_t process;
-		uint32_t count; // the pool itself, and imports
-	} holder[SIM_HOLDERS];
+	struct sim_holder holder[SIM_HOLDERS]; // the pool itself, and imports
 };
 
 struct sim_state {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A judge that misses nothing: who looks at NVML sees samples, this sees every step. SOFTMIG_SIM_CEILING=BYTES: whenever the processes of
-// a GPU come to hold more than that together, a line about the call that did it is added to the file SOFTMIG_SIM_WITNESS. Owns: that.
+// a GPU come to hold more than that together, a line about the call that did it is added to the file SOFTMIG_SIM_WITNESS. The file is there, empty, as soon
+// as a process has taken anything: where there is none, nobody watched. Owns: that.
 #include <dlfcn.h>
 #include <execinfo.h>
 #include <fcntl.h>
@@ -34,12 +35,23 @@ static uint64_t held(int gpu)
 	return bytes;
 }
 
+static void say(const char *path, const char *text, int length)
+{
+	int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+	if (fd < 0 || write(fd, text, (size_t)length) != length)
+		abort(); // a judge who cannot speak
+	close(fd);
+}
+
 void sim_witness(int gpu, uint64_t bytes)
 {
 	static uint64_t ceiling = UINT64_MAX;
-	if (ceiling == UINT64_MAX)
-		ceiling = sim_env_bytes("SOFTMIG_SIM_CEILING", 0);
 	const char *path = getenv("SOFTMIG_SIM_WITNESS");
+	if (ceiling == UINT64_MAX) {
+		ceiling = sim_env_bytes("SOFTMIG_SIM_CEILING", 0);
+		if (ceiling != 0 && path != NULL)
+			say(path, "", 0);
+	}
 	if (ceiling == 0 || path == NULL || held(gpu) <= ceiling)
 		return;
 	sim_reap();
@@ -48,8 +60,5 @@ void sim_witness(int gpu, uint64_t bytes)
 	char line[200];
 	int length = snprintf(line, sizeof(line), "%d %s took %llu KiB: %llu KiB above, at %llu\n", getpid(), called(), (unsigned long long)bytes >> 10,
 		(unsigned long long)(held(gpu) - ceiling) >> 10, (unsigned long long)sim_now_ns());
-	int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-	if (fd < 0 || write(fd, line, (size_t)length) != length)
-		abort(); // a judge who cannot speak
-	close(fd);
+	say(path, line, length);
 }

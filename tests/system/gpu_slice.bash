@@ -20,9 +20,9 @@ witness_setup() {
 }
 
 witness_teardown() {
-	local above
-	above=$(cat "$work/witness" 2>/dev/null) || true
-	cat "$work/log" 2>/dev/null || true
+	local above="nobody watched"
+	[ ! -e "$work/witness" ] || above=$(cat "$work/witness")
+	[ ! -e "$work/log" ] || cat "$work/log"
 	slice_teardown
 	echo "$above"
 	[ -z "$above" ]

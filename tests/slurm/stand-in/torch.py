@@ -12,17 +12,17 @@ class OutOfMemoryError(RuntimeError):
 
 
 class Driver:
-    library = context = product = None
+    cuda = context = product = None
     reserved_bytes = 0
 
 
 def driver():
-    if Driver.library is None:
-        Driver.library, Driver.context = ctypes.CDLL("libcuda.so.1"), ctypes.c_void_p()
-        check(Driver.library.cuInit(0))
-        check(Driver.library.cuDevicePrimaryCtxRetain(ctypes.byref(Driver.context), 0))
-        check(Driver.library.cuCtxSetCurrent(Driver.context))
-    return Driver.library
+    if Driver.cuda is None:
+        Driver.cuda, Driver.context = ctypes.CDLL("libcuda.so.1"), ctypes.c_void_p()
+        check(Driver.cuda.cuInit(0))
+        check(Driver.cuda.cuDevicePrimaryCtxRetain(ctypes.byref(Driver.context), 0))
+        check(Driver.cuda.cuCtxSetCurrent(Driver.context))
+    return Driver.cuda
 
 
 def check(code):

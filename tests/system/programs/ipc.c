@@ -200,16 +200,22 @@ static void import_pool(void)
 	await();
 }
 
-static void export_pool(void)
+static CUmemoryPool exportable_pool(void)
 {
 	CUmemPoolProps props = {.allocType = CU_MEM_ALLOCATION_TYPE_PINNED,
 	                        .handleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR,
 	                        .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = 0}};
-	CUmemPoolPtrExportData data;
 	CUmemoryPool pool;
+	OK(CU(cuMemPoolCreate)(&pool, &props));
+	return pool;
+}
+
+static void export_pool(void)
+{
+	CUmemPoolPtrExportData data;
+	CUmemoryPool pool = exportable_pool();
 	CUdeviceptr pointer;
 	int fd;
-	OK(CU(cuMemPoolCreate)(&pool, &props));
 	uint64_t before = inside_bytes();
 	OK(CU(cuMemAllocFromPoolAsync)(&pointer, SIZE, pool, NULL));
 	OK(CU(cuStreamSynchronize)(NULL));
@@ -371,14 +377,10 @@ static void keep(const char *self)
 // A pool and a pointer of it, as the peer has imported them when it answers.
 static CUmemoryPool make_exported_pool(CUdeviceptr *pointer)
 {
-	CUmemPoolProps props = {.allocType = CU_MEM_ALLOCATION_TYPE_PINNED,
-	                        .handleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR,
-	                        .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = 0}};
 	CUmemPoolPtrExportData data;
-	CUmemoryPool pool;
 	int fd;
 	await();
-	OK(CU(cuMemPoolCreate)(&pool, &props));
+	CUmemoryPool pool = exportable_pool();
 	OK(CU(cuMemAllocFromPoolAsync)(pointer, SIZE, pool, NULL));
 	OK(CU(cuMemPoolExportToShareableHandle)(&fd, pool, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
 	say_descriptor(fd);
