@@ -13,6 +13,8 @@
 // Where a program pauses, events are set this often, so that its pauses are seen.
 #define PAUSED_GAP_NS 50000u
 #define PAUSES 16
+// While other streams are at work, so many batches begin unmeasured before one is measured: estimates are learned from that.
+#define COVERED 7
 // [H200] A pair of events and looking at them makes a small kernel's round trip 6 us longer, of 28. So bursts up to this, after a pause of
 // so much, are timed by the host. They use 5 % of the GPU at most, so that an error of 20 us in each decides nothing.
 #define BRIEF_NS 50000u
@@ -204,6 +206,16 @@ static CUresult query(const struct softmig_lane *lane)
 	return result;
 }
 
+bool softmig_lane_works(const struct softmig_lane *lane, uint64_t now_ns)
+{
+	const struct softmig_lane_batch *first = lane->closed > 0 ? &lane->batch[lane->first] : &lane->open;
+	if (first->began_ns == 0 && first->begin != NULL && DRIVER(cuEventQuery)(first->begin) == CUDA_ERROR_NOT_READY)
+		return false; // it waits for another one, perhaps for the one that asks
+	if (lane->closed == 0)
+		return lane->open.count > 0 && lane->drains_ns > now_ns + GAP_NS;
+	return DRIVER(cuEventQuery)(lane->batch[(lane->first + lane->closed - 1) % SOFTMIG_LANE_BATCHES].end) == CUDA_ERROR_NOT_READY;
+}
+
 static void close_open(struct softmig_lane *lane, bool disturbed, uint64_t now_ns)
 {
 	if (lane->open.count == 0 || lane->closed == SOFTMIG_LANE_BATCHES)
@@ -237,23 +249,48 @@ void softmig_lane_close(struct softmig_lane *lane, uint64_t thread, bool after_l
 	close_open(lane, disturbed, now_ns);
 }
 
+bool softmig_lane_may_be_covered(const struct softmig_lane *lane)
+{
+	return lane->open.count == 0 && lane->covered < COVERED;
+}
+
+bool softmig_lane_is_empty(const struct softmig_lane *lane, uint64_t thread)
+{
+	return may_record(lane, true, thread) && query(lane) == CUDA_SUCCESS;
+}
+
+static void begin_batch(struct softmig_lane *lane, uint64_t thread, uint64_t estimate_ns, bool alone, bool covered, uint64_t now_ns)
+{
+	struct softmig_lane_batch *open = &lane->open;
+	open->covered = covered;
+	if (covered) { // it begins at once, in time that is billed for others anyway
+		open->began_ns = lane->drains_ns = now_ns;
+		lane->covered++;
+		lane->rested = false;
+		return;
+	}
+	if (softmig_lane_busy(lane) || (!lane->rested && now_ns <= lane->ended_ns + GAP_NS))
+		return; // it follows the one before
+	open->brief = alone && estimate_ns <= BRIEF_NS && !lane->guessed && now_ns > lane->ended_ns + BRIEF_PAUSE_NS;
+	open->begin = !open->brief && may_record(lane, true, thread) ? record(lane, now_ns) : NULL;
+	open->begin_record_ns = now_ns;
+	lane->ended_ns = now_ns;
+	if (!lane->rested)
+		lane->pauses = PAUSES;
+	lane->rested = false;
+	lane->covered = 0;
+}
+
 void softmig_lane_launch(struct softmig_lane *lane, uint64_t thread, struct softmig_estimate *estimate, uint64_t estimate_ns,
-                         bool dependent, bool alone, uint64_t now_ns)
+                         bool dependent, bool alone, bool covered, uint64_t now_ns)
 {
 	lane->dependent = dependent || (lane->dependent && lane->open.count > 0);
 	if (lane->close_later && !dependent && may_record(lane, true, thread)) {
 		close_open(lane, false, now_ns);
 		lane->dependent = false;
 	}
-	if (!softmig_lane_busy(lane) && (lane->rested || now_ns > lane->ended_ns + GAP_NS)) {
-		lane->open.brief = alone && estimate_ns <= BRIEF_NS && !lane->guessed && now_ns > lane->ended_ns + BRIEF_PAUSE_NS;
-		lane->open.begin = !lane->open.brief && may_record(lane, true, thread) ? record(lane, now_ns) : NULL;
-		lane->open.begin_record_ns = now_ns;
-		lane->ended_ns = now_ns;
-		if (!lane->rested)
-			lane->pauses = PAUSES;
-		lane->rested = false;
-	}
+	if (lane->open.count == 0)
+		begin_batch(lane, thread, estimate_ns, alone, covered, now_ns);
 	lane->used_ns = now_ns;
 	struct softmig_lane_batch *open = &lane->open;
 	open->count++;
@@ -316,8 +353,8 @@ static void learn(const struct softmig_lane_batch *batch, uint64_t from_ns, uint
 	scene->estimated_ns += expected_ns;
 	scene->completions++;
 	bool shrinks = batch->disturbed || scene->sharers > 0;
-	if (shrinks && actual_ns >= expected_ns)
-		return; // alone it would have taken less: nothing is learned from that
+	if (batch->covered || (shrinks && actual_ns >= expected_ns))
+		return; // its beginning was not measured; or alone it would have taken less
 	if (scene->crowd_ns >= from_ns) {
 		uint64_t shared_ns = expected_ns / 1000 * scene->crowd_permille;
 		actual_ns = shared_ns < actual_ns ? shared_ns : actual_ns;
@@ -339,14 +376,17 @@ static void finish(struct softmig_lane *lane, struct softmig_lane_batch *batch, 
 }
 
 // When a batch began to run; 0: not yet, or unknown.
-static uint64_t began(struct softmig_lane *lane, const struct softmig_lane_batch *batch, uint64_t now_ns)
+static uint64_t began(struct softmig_lane *lane, struct softmig_lane_batch *batch, uint64_t now_ns)
 {
+	if (batch->began_ns != 0)
+		return batch->began_ns;
 	if (batch->begin == NULL)
 		return lane->ended_ns;
 	if (DRIVER(cuEventQuery)(batch->begin) != CUDA_SUCCESS)
 		return 0;
 	uint64_t time_ns = event_time(lane->home, batch->begin, batch->begin_record_ns, now_ns);
-	return time_ns > batch->begin_record_ns ? time_ns : batch->begin_record_ns;
+	batch->began_ns = time_ns > batch->begin_record_ns ? time_ns : batch->begin_record_ns;
+	return batch->began_ns;
 }
 
 int softmig_lane_look(struct softmig_lane *lane, uint64_t thread, struct softmig_lane_span *span, int room,

@@ -27,8 +27,10 @@ struct softmig_lane_context {
 
 // Commands between two events of a stream.
 struct softmig_lane_batch {
-	CUevent begin, end;            // begin NULL: it follows the batch before
+	CUevent begin, end;            // begin NULL: it follows the batch before, or began_ns says more
 	uint64_t begin_record_ns, end_record_ns;
+	uint64_t began_ns;             // 0: not known yet
+	bool covered;                  // it began while others were at work, at about this time
 	uint64_t estimate_ns;
 	uint32_t count;
 	uint32_t parts;                // more than SOFTMIG_LANE_PARTS: the rest is not told apart
@@ -47,6 +49,7 @@ struct softmig_lane {
 	bool close_later;         // such a batch is long enough; it ends before the next launch that does not depend
 	int pauses;               // the program paused lately without saying so: events are set more often
 	bool rested;              // the program waited for it: what comes next begins anew
+	int covered;              // so many batches began so since one was measured
 	bool guessed;             // when its work was done had to be guessed: the next launch gets an event
 	uint64_t sequence;        // of its home's launches, the last one here
 	uint64_t used_ns;         // when something was launched here
@@ -76,9 +79,13 @@ struct softmig_lane_span {
 // The lane of a stream in a context, made if new. NULL: no place, or the driver failed. thread: see above.
 struct softmig_lane *softmig_lane_find(CUcontext context, int gpu, CUstream stream, uint64_t thread, uint64_t now_ns);
 // Before a launch. thread: the calling one. dependent: it depends programmatically on the one before. alone: it was measured before
-// (the estimate is worth something), and nothing else is on the GPU.
+// (the estimate is worth something), and nothing else is on the GPU. covered: other lanes are at work, this one may be covered, and is empty.
 void softmig_lane_launch(struct softmig_lane *lane, uint64_t thread, struct softmig_estimate *estimate, uint64_t estimate_ns,
-                         bool dependent, bool alone, uint64_t now_ns);
+                         bool dependent, bool alone, bool covered, uint64_t now_ns);
+// A batch begins with the next launch. If other lanes are at work, and the stream is empty, it need not be measured when.
+bool softmig_lane_may_be_covered(const struct softmig_lane *lane);
+// Asks the driver whether nothing is left in the stream, not even a copy. False: perhaps there is.
+bool softmig_lane_is_empty(const struct softmig_lane *lane, uint64_t thread);
 // The program is about to wait for it, and nothing else of the job is on the GPU. True: no event is needed.
 bool softmig_lane_await(struct softmig_lane *lane);
 // The launch failed.
@@ -95,6 +102,8 @@ int softmig_lane_look(struct softmig_lane *lane, uint64_t thread, struct softmig
                       struct softmig_lane_scene *scene, uint64_t now_ns);
 // Has it work on the GPU, as far as is known?
 bool softmig_lane_busy(const struct softmig_lane *lane);
+// Asks the driver, where an event can tell, whether it is at work at this moment. False: perhaps not.
+bool softmig_lane_works(const struct softmig_lane *lane, uint64_t now_ns);
 
 // The i-th lane, and which one this is.
 struct softmig_lane *softmig_lane_at(int i);

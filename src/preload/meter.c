@@ -116,14 +116,16 @@ void softmig_meter_before(struct softmig_meter_launch *launch, CUstream stream, 
 	bool alone = known && (lane->open.count == 0 || lane->open.brief) && is_alone(meter, lane);
 	if (!softmig_lane_busy(lane) || softmig_lane_may_have_paused(lane, now_ns) || lane->close_later) {
 		int mode = softmig_stream_relax();
-		if (softmig_lane_busy(lane) && softmig_lane_may_have_paused(lane, now_ns))
+		bool covered = known && softmig_lane_may_be_covered(lane) && softmig_meter_is_covered(meter, lane, now_ns) &&
+		               softmig_lane_is_empty(lane, softmig_meter_self());
+		if (!covered && softmig_lane_busy(lane) && softmig_lane_may_have_paused(lane, now_ns))
 			softmig_meter_sweep(meter, now_ns);
 		meter->active[i / 64] |= UINT64_C(1) << (i % 64);
-		softmig_lane_launch(lane, softmig_meter_self(), launch->estimate, launch->estimate_ns, dependent, alone, now_ns);
+		softmig_lane_launch(lane, softmig_meter_self(), launch->estimate, launch->estimate_ns, dependent, alone, covered, now_ns);
 		softmig_stream_restore(mode);
 	} else {
 		meter->active[i / 64] |= UINT64_C(1) << (i % 64);
-		softmig_lane_launch(lane, softmig_meter_self(), launch->estimate, launch->estimate_ns, dependent, alone, now_ns);
+		softmig_lane_launch(lane, softmig_meter_self(), launch->estimate, launch->estimate_ns, dependent, alone, false, now_ns);
 	}
 	if (softmig_meter_lanes(meter) > 1)
 		meter->scene.crowd_ns = now_ns;

@@ -102,11 +102,8 @@ uint64_t softmig_meter_admit(struct softmig_meter *meter, uint64_t estimate_ns, 
 	for (;;) {
 		const struct softmig_limits *limits = softmig_limits_now();
 		int mode = softmig_stream_relax();
-		uint64_t were[SOFTMIG_METER_ACTIVE];
-		memcpy(were, meter->active, sizeof(were));
+		meter->waited |= waits;
 		uint64_t drains_ns = softmig_meter_sweep(meter, now_ns);
-		if (waits)
-			softmig_meter_rest(meter, were);
 		softmig_stream_restore(mode);
 		if (waits)
 			settle_others(meter, now_ns);

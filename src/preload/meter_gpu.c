@@ -135,6 +135,28 @@ int softmig_meter_lanes(const struct softmig_meter *meter)
 	return lanes < 2 ? lanes : 2;
 }
 
+bool softmig_meter_is_covered(const struct softmig_meter *meter, const struct softmig_lane *lane, uint64_t now_ns)
+{
+	const struct softmig_lane *latest = NULL;
+	if (meter->gate.contested || meter->gate.sharers > 0 || meter->gate.peers)
+		return false;
+	for (int word = 0; word < SOFTMIG_METER_ACTIVE; word++)
+		for (uint64_t bits = meter->active[word]; bits != 0; bits &= bits - 1) {
+			const struct softmig_lane *other = softmig_lane_at(word * 64 + __builtin_ctzll(bits));
+			if (other != lane && other->home != NULL && softmig_lane_busy(other) && (latest == NULL || other->used_ns > latest->used_ns))
+				latest = other;
+		}
+	return latest != NULL && softmig_lane_works(latest, now_ns);
+}
+
+// Lanes that have drained since active was so: what comes next in them begins anew.
+static void rest(struct softmig_meter *meter, const uint64_t were[SOFTMIG_METER_ACTIVE])
+{
+	for (int word = 0; word < SOFTMIG_METER_ACTIVE; word++)
+		for (uint64_t bits = were[word] & ~meter->active[word]; bits != 0; bits &= bits - 1)
+			softmig_lane_at(word * 64 + __builtin_ctzll(bits))->rested = true;
+}
+
 uint64_t softmig_meter_sweep(struct softmig_meter *meter, uint64_t now_ns)
 {
 	struct softmig_lane_span span[SPANS];
@@ -145,7 +167,8 @@ uint64_t softmig_meter_sweep(struct softmig_meter *meter, uint64_t now_ns)
 	if (softmig_share_others(meter->share, meter->gate.tag, now_ns) > now_ns)
 		meter->scene.sharers++;
 	meter->scene.estimated_ns = meter->scene.longest_ns = 0;
-	uint64_t completions = meter->scene.completions;
+	uint64_t completions = meter->scene.completions, were[SOFTMIG_METER_ACTIVE];
+	memcpy(were, meter->active, sizeof(were));
 	for (int word = 0; word < SOFTMIG_METER_ACTIVE; word++)
 		for (uint64_t bits = meter->active[word]; bits != 0; bits &= bits - 1) {
 			int i = word * 64 + __builtin_ctzll(bits);
@@ -159,6 +182,9 @@ uint64_t softmig_meter_sweep(struct softmig_meter *meter, uint64_t now_ns)
 			else if (drains_ns == 0)
 				drains_ns = now_ns;
 		}
+	if (meter->waited)
+		rest(meter, were);
+	meter->waited = false;
 	for (int i = 1; i < spans; i++) // in the order of their beginnings, so that the union comes out right
 		for (int j = i; j > 0 && span[j].from_ns < span[j - 1].from_ns; j--) {
 			struct softmig_lane_span swap = span[j];
@@ -196,23 +222,16 @@ void softmig_meter_close_all(struct softmig_meter *meter, CUcontext context, uin
 		}
 }
 
-void softmig_meter_rest(struct softmig_meter *meter, const uint64_t were[SOFTMIG_METER_ACTIVE])
-{
-	for (int word = 0; word < SOFTMIG_METER_ACTIVE; word++)
-		for (uint64_t bits = were[word] & ~meter->active[word]; bits != 0; bits &= bits - 1)
-			softmig_lane_at(word * 64 + __builtin_ctzll(bits))->rested = true;
-}
-
 void softmig_meter_settle(struct softmig_meter *meter, uint64_t now_ns)
 {
-	uint64_t were[SOFTMIG_METER_ACTIVE];
 	if (meter->gpu == NULL || softmig_meter_lanes(meter) == 0)
 		return;
-	memcpy(were, meter->active, sizeof(were));
+	meter->waited = true;
 	int mode = softmig_stream_relax();
-	uint64_t drains_ns = softmig_meter_sweep(meter, now_ns);
+	// What it waited for was one of several, and the GPU works on: the next look is soon enough.
+	bool works = softmig_meter_lanes(meter) > 1 && softmig_meter_is_covered(meter, NULL, now_ns);
+	uint64_t drains_ns = works ? now_ns : softmig_meter_sweep(meter, now_ns);
 	softmig_stream_restore(mode);
 	if (drains_ns == 0)
 		softmig_gate_drained(&meter->gate, meter->share, softmig_meter_turn(meter), softmig_meter_pct(meter, softmig_limits_now()), now_ns);
-	softmig_meter_rest(meter, were);
 }

@@ -31,6 +31,7 @@ struct softmig_meter {
 	uint64_t pages_ns;
 	bool pages_later; // they are due, and read as soon as the command at hand is submitted
 	uint64_t active[SOFTMIG_METER_ACTIVE]; // lanes that may have work
+	bool waited; // the program did, or the thread that works for this GPU, since it was last swept: what has drained is at rest
 	struct softmig_lane_scene scene;
 	uint64_t crowd_busy_ns, crowd_estimated_ns; // since the scene's crowd was last compared
 	struct softmig_lane *last; // launched into last
@@ -79,13 +80,14 @@ void softmig_meter_add_use(const struct softmig_meter *meter, uint64_t busy_ns, 
 int softmig_meter_lanes(const struct softmig_meter *meter);
 // Two streams were at work at once, not long ago.
 bool softmig_meter_is_crowd(const struct softmig_meter *meter, uint64_t now_ns);
+// Is a lane, other than this one, at work at this moment? Then that time is billed, whatever this one does. False where there are neighbours or other
+// GPUs of the job, which want to know more.
+bool softmig_meter_is_covered(const struct softmig_meter *meter, const struct softmig_lane *lane, uint64_t now_ns);
 // Bills what was done until now. Returns until when there is work on the GPU by the estimates; 0: there is none.
 uint64_t softmig_meter_sweep(struct softmig_meter *meter, uint64_t now_ns);
 // Ends open batches (of a context; NULL: all), so that events tell when they are done, rather than estimates.
 void softmig_meter_close_one(struct softmig_meter *meter, struct softmig_lane *lane, uint64_t now_ns);
 void softmig_meter_close_all(struct softmig_meter *meter, CUcontext context, uint64_t now_ns);
-// Lanes that have drained since active was so: what comes next in them begins anew.
-void softmig_meter_rest(struct softmig_meter *meter, const uint64_t were[SOFTMIG_METER_ACTIVE]);
 // The program, or the thread that works for this GPU among others, has waited: bills, and lets go of what has drained.
 void softmig_meter_settle(struct softmig_meter *meter, uint64_t now_ns);
 

@@ -30,7 +30,7 @@ run_in_job() { in_job "$BUILD/bench/share_work" "$@"; }
 
 @test "eight streams, mixed kernels and cooperative launches get one share" {
 	share 30
-	for kind in streams mix coop; do
+	for kind in streams streams-few mix coop; do
 		run_in_job "$kind" 100 3 >"$work/out"
 		between "$(done_by "$work/out")" 25 33
 	done

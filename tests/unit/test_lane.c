@@ -12,6 +12,7 @@
 enum { EVENTS = 64 };
 
 static uint64_t now_ns, done_ns; // the test's clock; when the stream will have drained
+static bool others; // other streams are at work
 static uint64_t event_ns[EVENTS]; // when it happens
 static uintptr_t events;
 static int records;
@@ -74,6 +75,7 @@ static int fresh(void **state)
 	softmig_lane_context_gone((CUcontext)1);
 	now_ns = 5000 * 1000 * MS;
 	done_ns = 0;
+	others = false;
 	events = 0;
 	scene = (struct softmig_lane_scene){.crowd_permille = 1000};
 	lane = softmig_lane_find((CUcontext)1, 0, (CUstream)1000, 0, now_ns);
@@ -86,7 +88,8 @@ static void launch(bool alone, uint64_t takes_ns)
 {
 	bool known;
 	uint64_t estimate_ns = softmig_estimate_ns(small, &known);
-	softmig_lane_launch(lane, 7, small, estimate_ns, false, alone && known, now_ns);
+	bool covered = others && known && softmig_lane_may_be_covered(lane) && softmig_lane_is_empty(lane, 7);
+	softmig_lane_launch(lane, 7, small, estimate_ns, false, alone && known, covered, now_ns);
 	done_ns = (done_ns > now_ns ? done_ns : now_ns) + takes_ns;
 	if (softmig_lane_is_due(lane, known, now_ns))
 		softmig_lane_close(lane, 7, true, false, now_ns);
@@ -184,6 +187,65 @@ static void a_burst_that_grows_gets_its_end_from_an_event(void **state)
 	assert_int_equal(records, 1);
 }
 
+static void beside_other_streams_one_beginning_of_eight_is_measured_and_learned_from(void **state)
+{
+	(void)state;
+	bool known;
+	launch(false, 30 * US);
+	sync();
+	others = true;
+	for (int round = 0; round < 3; round++)
+		for (int i = 0; i < 8; i++) {
+			uint64_t estimate_ns = softmig_estimate_ns(small, &known);
+			now_ns += 200 * US;
+			records = 0;
+			launch(false, 30 * (uint64_t)(round + 1) * US);
+			assert_about(sync(), 30 * (uint64_t)(round + 1) * US, 4 * US);
+			assert_int_equal(records, i == 7 ? 2 : 1);
+			if (i < 7)
+				assert_int_equal(softmig_estimate_ns(small, &known), estimate_ns);
+			else if (round > 0)
+				assert_true(softmig_estimate_ns(small, &known) > estimate_ns + 5 * US);
+		}
+}
+
+static void behind_a_copy_a_beginning_is_measured_also_beside_other_streams(void **state)
+{
+	(void)state;
+	launch(false, 30 * US);
+	sync();
+	others = true;
+	for (int i = 0; i < 3; i++) {
+		now_ns += 200 * US;
+		done_ns = now_ns + 5 * MS; // a copy that the program has put before it
+		records = 0;
+		launch(false, 30 * US);
+		assert_about(sync(), 30 * US, 4 * US);
+		assert_int_equal(records, 2);
+	}
+}
+
+static void a_lane_works_from_its_beginning_to_its_end(void **state)
+{
+	(void)state;
+	launch(false, 900 * US);
+	assert_true(softmig_lane_works(lane, now_ns));
+	sync();
+	assert_false(softmig_lane_works(lane, now_ns));
+	now_ns += 200 * US;
+	done_ns = now_ns + MS; // it waits for something
+	for (int i = 0; i < 2; i++)
+		launch(false, 1200 * US);
+	assert_false(softmig_lane_works(lane, now_ns));
+	now_ns += MS + 10 * US;
+	assert_true(softmig_lane_works(lane, now_ns)); // no event tells of its end: the estimate does
+	softmig_lane_close(lane, 7, false, false, now_ns);
+	now_ns = done_ns - 10 * US;
+	assert_true(softmig_lane_works(lane, now_ns)); // longer than estimated
+	now_ns = done_ns + US;
+	assert_false(softmig_lane_works(lane, now_ns));
+}
+
 static void an_estimate_made_too_long_shrinks_even_while_others_share_the_gpu(void **state)
 {
 	(void)state;
@@ -228,6 +290,9 @@ int main(void)
 		cmocka_unit_test_setup(a_known_small_kernel_after_a_pause_needs_no_event, fresh),
 		cmocka_unit_test_setup(one_that_takes_longer_than_ever_is_billed_whole_and_measured_next_time, fresh),
 		cmocka_unit_test_setup(without_a_pause_or_beside_others_events_are_set, fresh),
+		cmocka_unit_test_setup(beside_other_streams_one_beginning_of_eight_is_measured_and_learned_from, fresh),
+		cmocka_unit_test_setup(behind_a_copy_a_beginning_is_measured_also_beside_other_streams, fresh),
+		cmocka_unit_test_setup(a_lane_works_from_its_beginning_to_its_end, fresh),
 		cmocka_unit_test_setup(a_burst_that_grows_gets_its_end_from_an_event, fresh),
 		cmocka_unit_test_setup(a_queue_of_long_kernels_estimated_short_makes_the_estimate_no_longer_than_they_are, fresh),
 		cmocka_unit_test_setup(an_estimate_made_too_long_shrinks_even_while_others_share_the_gpu, fresh),
