@@ -75,8 +75,10 @@ static struct softmig_pool_export *exporting(struct softmig_pool *pool, CUmemory
 	return export;
 }
 
+// What an earlier pool left, whose descriptors were closed since, is passed on first: not to those who will import this one.
 CUresult hook_cuMemPoolExportToShareableHandle(void *handle_out, CUmemoryPool pool, CUmemAllocationHandleType handleType, unsigned long long flags)
 {
+	softmig_pool_exports_look();
 	CUresult result = DRIVER(cuMemPoolExportToShareableHandle)(handle_out, pool, handleType, flags);
 	struct softmig_pool *entry = result == CUDA_SUCCESS ? softmig_pool_find(softmig_pools_all(), pool) : NULL;
 	struct softmig_pool_export *export = entry == NULL ? NULL : exporting(entry, pool);

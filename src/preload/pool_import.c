@@ -75,6 +75,10 @@ void softmig_pool_import_ended(void)
 		if (kept_bytes[gpu] != 0)
 			give_back(softmig_gpu_by_index(gpu), kept_bytes[gpu], since_ns[gpu]);
 	softmig_import_ended();
+	// What was passed on lately is gone with it, if this was the last, and this process may not allocate for hours.
+	for (int gpu = 0; gpu < SOFTMIG_MAX_GPUS; gpu++)
+		if (softmig_ledger_inherited(softmig_ledger_now(), gpu))
+			softmig_settle(softmig_gpu_by_index(gpu));
 }
 
 void softmig_pool_import_pointer(CUdeviceptr pointer, struct softmig_pool_export *own)

@@ -72,10 +72,12 @@ def environment(extra=None):
 class Job:
     """One process group in a session of its own: in a slice (memory, sm, options), passive, or native."""
 
-    def __init__(self, name, argv, memory=None, sm=None, options=(), env=None, timeout=60, passive=False, quiet=True, needs_gpus=1, context=True):
+    def __init__(self, name, argv, memory=None, sm=None, options=(), env=None, timeout=60, passive=False, quiet=True, needs_gpus=1, context=True,
+                 fills=False):
         self.name, self.argv, self.memory, self.timeout, self.quiet = name, argv, memory, timeout, quiet
         self.limits = memory if isinstance(memory, dict) else None  # per GPU, for the judge
         self.context = context  # does it make one, so that NVML must see it?
+        self.fills = fills  # must it be seen to have nearly all of it, in whoever's figure?
         self.env = environment(env)
         slice_options = []
         if isinstance(memory, (int, float)):
@@ -226,8 +228,10 @@ class Report:
                          f"{peak / MIB:.0f} MiB" + (f": {watcher.who[job.session, gpu]}" if over else ""), not over)
                 whole = watcher.wholes.get(job.session, {}).get(gpu, 0)
                 if watcher.ceiling:
-                    self.row(f"{job.name}: GPU {gpu}, with what the driver shows to no process, for a quarter of a second", f"<= {limit} MiB",
-                             f"{whole / MIB:.0f} MiB" + (", with that of others on the GPU" if BESIDE else ""), "skip" if BESIDE else whole <= limit * MIB)
+                    least = int(0.9 * limit) if job.fills else 0
+                    self.row(f"{job.name}: GPU {gpu}, with what the driver shows to no process, for a quarter of a second",
+                             (f">= {least} MiB, " if least else "") + f"<= {limit} MiB", f"{whole / MIB:.0f} MiB" + (", with that of others on the GPU" if BESIDE else ""),
+                             "skip" if BESIDE else least * MIB <= whole <= limit * MIB)
 
     def finish(self, out):
         for name in ("", ".live"):

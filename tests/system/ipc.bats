@@ -13,6 +13,10 @@ load gpu_slice
 	in_slice 4G ipc allocation
 }
 
+@test "an allocation that both have let go of is charged to nobody, also if neither allocates again" {
+	in_slice 4G ipc let_go
+}
+
 @test "memory whose maker has died stays charged while another process has it open" {
 	in_slice 4G ipc outlive
 }

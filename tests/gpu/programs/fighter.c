@@ -14,7 +14,7 @@
 //                                             descriptors, and rests until the next one
 //   fighter outlive                           whose is memory that another process holds open when its owner dies? Measures, judges nothing
 //   fighter hide LIMIT_MIB                   one process takes memory and keeps it by descriptors alone, which the driver shows to nobody
-//   fighter hide-pool LIMIT_MIB              the same by pointers of a pool that it exports and frees
+//   fighter hide-pool LIMIT_MIB              the same by pointers of a pool that it exports and frees, and another process has imported
 //   fighter together PROCESSES LIMIT_MIB      all take 16 MiB pieces at once until refused; the sum fits, nothing is wasted
 #include <errno.h>
 #include <fcntl.h>
@@ -23,6 +23,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -310,40 +311,93 @@ static int hide(unsigned long long limit)
 	return check_failures != 0;
 }
 
+// Another process, which imports the pools whose descriptors it is sent and destroys its import at the next byte. It answers each with a byte, not 0 where
+// that went wrong.
+static void import_pools(int peer)
+{
+	struct worker worker = { 0 };
+	CUmemoryPool pool = NULL;
+	bool open = open_gpu(&worker);
+	for (;;) {
+		char byte, space[CMSG_SPACE(sizeof(int))];
+		struct iovec data = { .iov_base = &byte, .iov_len = 1 };
+		struct msghdr message = { .msg_iov = &data, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof(space) };
+		int descriptor;
+		if (recvmsg(peer, &message, 0) != 1)
+			_exit(0);
+		if (pool != NULL) {
+			byte = CU(cuMemPoolDestroy)(pool) != CUDA_SUCCESS;
+			pool = NULL;
+		} else if (CMSG_FIRSTHDR(&message) == NULL) { // is it ready?
+			byte = !open;
+		} else {
+			memcpy(&descriptor, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(int));
+			byte = CU(cuMemPoolImportFromShareableHandle)(&pool, (void *)(intptr_t)descriptor, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0) != CUDA_SUCCESS;
+			close(descriptor);
+		}
+		if (write(peer, &byte, 1) != 1)
+			_exit(0);
+	}
+}
+
+// Sends the importer a descriptor, or -1 for none. False: it could not do it.
+static bool tell_importer(int peer, int descriptor)
+{
+	char byte = 0, space[CMSG_SPACE(sizeof(int))] = { 0 };
+	struct iovec data = { .iov_base = &byte, .iov_len = 1 };
+	struct msghdr message = { .msg_iov = &data, .msg_iovlen = 1 };
+	if (descriptor >= 0) {
+		message.msg_control = space;
+		message.msg_controllen = sizeof(space);
+		struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+		header->cmsg_level = SOL_SOCKET;
+		header->cmsg_type = SCM_RIGHTS;
+		header->cmsg_len = CMSG_LEN(sizeof(int));
+		memcpy(CMSG_DATA(header), &descriptor, sizeof(int));
+	}
+	return sendmsg(peer, &message, MSG_NOSIGNAL) == 1 && read(peer, &byte, 1) == 1 && byte == 0;
+}
+
 static int hide_pool(unsigned long long limit)
 {
 	enum { MOST = 512 };
 	struct worker worker = { 0 };
 	size_t free_bytes = 0, total = 0, piece = (limit / 64 / (32 * MIB) + 1) * (32 * MIB);
+	int peer[2];
 	CUdeviceptr none;
-	if (!check_true(open_gpu(&worker), "one process alone gets a context"))
+	pid_t importer = socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, peer) == 0 ? fork() : -1;
+	if (importer == 0) {
+		close(peer[0]);
+		import_pools(peer[1]);
+	}
+	close(peer[1]);
+	if (!check_true(importer > 0 && tell_importer(peer[0], -1) && open_gpu(&worker), "two processes get a context"))
 		return 1;
 	CU(cuMemGetInfo_v2)(&free_bytes, &total);
 	int fit = (int)(free_bytes / piece);
 	for (int round = 0; round < 3; round++) { // what was let go of is there again
 		int count = 0, descriptor;
-		CUmemoryPool pool, import; // what nobody has imported the driver uses again
-		bool shared = exported_pool(worker.device, &pool, &descriptor) == CUDA_SUCCESS &&
-		              CU(cuMemPoolImportFromShareableHandle)(&import, (void *)(intptr_t)descriptor, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0) == CUDA_SUCCESS;
-		if (!check_true(shared, "a pool is exported and imported"))
+		CUmemoryPool pool; // what nobody has imported the driver uses again
+		if (!check_true(exported_pool(worker.device, &pool, &descriptor) == CUDA_SUCCESS && tell_importer(peer[0], descriptor), "a pool is exported, and imported by the other"))
 			return 1;
 		while (count < MOST && leave_in_pool(pool, piece) == CUDA_SUCCESS)
 			count++;
 		check(count == fit || count == fit - 1, round == 0 ? "pieces granted that were exported and freed" : "and again when their pool is gone",
 		      "%d, as many as fit, or one fewer as the driver keeps a chunk for itself\t%d", fit, count);
 		usleep(600000); // two quarters of a second, for the watcher
+		CU(cuMemPoolDestroy)(pool);
 		if (round == 1)
 			close(descriptor);
-		CU(cuMemPoolDestroy)(import);
-		CU(cuMemPoolDestroy)(pool);
-		if (round != 1) {
-			check(CU(cuMemAlloc_v2)(&none, 2 * piece) == CUDA_ERROR_OUT_OF_MEMORY, "while its descriptor is open", "refused\t");
-			usleep(600000);
+		check(CU(cuMemAlloc_v2)(&none, 2 * piece) == CUDA_ERROR_OUT_OF_MEMORY, round == 1 ? "while the other has imported it" : "while its descriptor is open", "refused\t");
+		usleep(600000);
+		check_true(tell_importer(peer[0], -1), "the other destroys its import");
+		if (round != 1)
 			close(descriptor);
-		}
 	}
 	CU(cuMemGetInfo_v2)(&free_bytes, &total);
 	check(free_bytes / piece >= (unsigned)fit - 1, "free in the end", ">= %d pieces\t%zu", fit - 1, free_bytes / piece);
+	close(peer[0]);
+	waitpid(importer, NULL, 0);
 	return check_failures != 0;
 }
 

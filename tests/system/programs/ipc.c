@@ -172,6 +172,24 @@ static void export_allocation(void)
 	step();
 }
 
+// Whose it is then, in the slice: the opener's, until it lets go as well, though it allocates nothing any more.
+static void export_allocation_and_let_go(void)
+{
+	int fd;
+	uint64_t before = slice_bytes();
+	CUmemGenericAllocationHandle handle = create_exported(&fd);
+	say_descriptor(fd);
+	close(fd);
+	await();
+	OK(CU(cuMemRelease)(handle));
+	EXPECT(slice_bytes() - before, SIZE);
+	step();
+	await();
+	EXPECT(slice_bytes(), before);
+	EXPECT(slice_bytes(), outside_both() + 2 * HEADROOM);
+	step();
+}
+
 // A pool that the peer sends, and a pointer of it.
 static CUmemoryPool receive_pool(CUdeviceptr *pointer)
 {
@@ -482,6 +500,8 @@ int main(int argc, char **argv)
 		two(argv[0], open_memory, make_memory);
 	else if (argc == 2 && strcmp(argv[1], "allocation") == 0)
 		two(argv[0], import_allocation, export_allocation);
+	else if (argc == 2 && strcmp(argv[1], "let_go") == 0)
+		two(argv[0], import_allocation, export_allocation_and_let_go);
 	else if (argc == 2 && strcmp(argv[1], "pool") == 0)
 		two(argv[0], import_pool, export_pool);
 	else if (argc == 2 && strcmp(argv[1], "outlive") == 0)
