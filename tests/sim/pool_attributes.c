@@ -192,6 +192,7 @@ CUresult cuMemPoolImportPointer(CUdeviceptr *ptr_out, CUmemoryPool pool, CUmemPo
 	sim_enter();
 	struct sim_range *range = sim_share_map(in.pid, in.fd, in.offset, in.bytes);
 	if (range != NULL) {
+		sim_shared_pool_pointer_imported(pool->shared);
 		range->device = pool->device;
 		range->owner = pool;
 		pool->used_bytes += range->bytes;

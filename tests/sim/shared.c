@@ -186,10 +186,16 @@ int sim_shared_pool(uint64_t id, int gpu, bool maker)
 bool sim_shared_pool_hold(int index)
 {
 	sim_lock();
-	sim_state->pool[index].imported = 1;
 	bool held = add_holder(sim_state->pool[index].holder);
 	sim_unlock();
 	return held;
+}
+
+void sim_shared_pool_pointer_imported(int index)
+{
+	sim_lock();
+	sim_state->pool[index].pointer_imported = 1;
+	sim_unlock();
 }
 
 void sim_shared_pool_release(int index)
@@ -226,7 +232,7 @@ bool sim_shared_pool_take_again(int index, uint64_t bytes)
 {
 	sim_lock();
 	struct sim_shared_pool *pool = &sim_state->pool[index];
-	bool taken = !pool->imported && pool->hidden_bytes >= bytes;
+	bool taken = !pool->pointer_imported && pool->hidden_bytes >= bytes;
 	if (taken) {
 		pool->hidden_bytes -= bytes;
 		pool->reserved_bytes += bytes;

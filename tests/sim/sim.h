@@ -218,10 +218,11 @@ int sim_shared_export(int block, int fd);          // a descriptor to give out; 
 // Pools that are exported: the entry of pool id, made by its maker where it is new (maker), -1: none.
 int sim_shared_pool(uint64_t id, int gpu, bool maker);
 bool sim_shared_pool_hold(int pool); // one more of this process that holds it
+void sim_shared_pool_pointer_imported(int pool); // this process has imported a pointer of it
 void sim_shared_pool_release(int pool);
 int sim_shared_pool_export(int pool);                       // a descriptor to give out
 void sim_shared_pool_reserved(int pool, uint64_t bytes);    // so much of what this process is charged is exported from now on
-// The pool grows by so much: does it take that from what it had given back, and is this process charged for it again? As long as nobody has imported it.
+// The pool grows by so much: does it take that from what it had given back, and is this process charged for it again? As long as nobody has imported a pointer of it.
 bool sim_shared_pool_take_again(int pool, uint64_t bytes);
 void sim_shared_pool_given_back(int pool, uint64_t bytes);  // by the pool, from which they were exported
 // A descriptor of the same file that shares nothing else with fd, so that it does not count as exported.

@@ -152,7 +152,7 @@ struct sim_shared_pool {
 	uint32_t exported;       // a descriptor has been given out
 	uint64_t reserved_bytes; // exported, and still the maker's
 	uint64_t hidden_bytes;
-	uint32_t imported; // by anybody, ever
+	uint32_t pointer_imported; // one of it, by anybody, ever
 	struct sim_holder holder[SIM_HOLDERS]; // the pool itself, and imports
 };
 

@@ -285,7 +285,7 @@ static void pool_exported_alone(bool closed_first)
 	pool_is_empty(&shared);
 	OK(cuMemPoolTrimTo(shared.pool, 0));
 	FIGURES(0, 0, 1);
-	pointer = allocate_exported(&shared); // is taken from that, as nobody has imported the pool
+	pointer = allocate_exported(&shared); // is taken from that, as nobody has imported a pointer of the pool
 	FIGURES(1, 0, 1);
 	free_pooled(pointer);
 	FIGURES(0, 0, 1);
@@ -387,6 +387,27 @@ static void pool_imported_elsewhere(struct child child, bool exporter_first)
 	FIGURES(0, 0, !exporter_first);
 	if (!exporter_first)
 		OK(cuMemPoolDestroy(shared.pool));
+	FIGURES(0, 0, 0);
+}
+
+static void pool_imported_elsewhere_without_a_pointer(struct child child)
+{
+	struct shared_pool shared;
+	begin(child.pid);
+	make_pool(&shared);
+	send_fd(shared.fd);
+	tell(child, 'I');
+	close(shared.fd);
+	tell(child, 'C');
+	for (int i = 0; i < 3; i++) {
+		CUdeviceptr pointer = allocate_exported(&shared); // from the second on, what the one before left
+		FIGURES(1, 0, 1);
+		free_pooled(pointer);
+		FIGURES(0, 0, 1);
+	}
+	OK(cuMemPoolDestroy(shared.pool));
+	FIGURES(0, 0, 1);
+	tell(child, 'D');
 	FIGURES(0, 0, 0);
 }
 
@@ -530,6 +551,7 @@ static void pools(const struct child child[2])
 	tell(child[0], 's');
 	pool_imported_elsewhere(child[0], false);
 	pool_imported_elsewhere(child[0], true);
+	pool_imported_elsewhere_without_a_pointer(child[0]);
 	CHECK(write(child[0].to, "q", 1) == 1);
 	EQUAL(finish(child[0]), 0);
 	pool_maker_killed(child[1]);

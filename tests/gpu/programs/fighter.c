@@ -311,41 +311,63 @@ static int hide(unsigned long long limit)
 	return check_failures != 0;
 }
 
-// Another process, which imports the pools whose descriptors it is sent and destroys its import at the next byte. It answers each with a byte, not 0 where
-// that went wrong.
+// What the other process is told: a descriptor of a pool, to import it; a pointer of that, to import it and free it; neither, to destroy its import.
+struct request {
+	bool has_pointer;
+	CUmemPoolPtrExportData pointer;
+};
+
+static CUresult obey(CUmemoryPool *pool, const struct request *request, int descriptor)
+{
+	CUdeviceptr pointer;
+	if (descriptor >= 0) {
+		CUresult code = CU(cuMemPoolImportFromShareableHandle)(pool, (void *)(intptr_t)descriptor, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0);
+		close(descriptor);
+		return code;
+	}
+	if (!request->has_pointer) {
+		CUmemoryPool gone = *pool;
+		*pool = NULL;
+		return gone == NULL ? CUDA_SUCCESS : CU(cuMemPoolDestroy)(gone);
+	}
+	CUmemPoolPtrExportData data = request->pointer;
+	CUresult code = CU(cuMemPoolImportPointer)(&pointer, *pool, &data);
+	if (code == CUDA_SUCCESS)
+		code = CU(cuMemFreeAsync)(pointer, NULL);
+	return code == CUDA_SUCCESS ? CU(cuStreamSynchronize)(NULL) : code;
+}
+
 static void import_pools(int peer)
 {
 	struct worker worker = { 0 };
 	CUmemoryPool pool = NULL;
 	bool open = open_gpu(&worker);
 	for (;;) {
-		char byte, space[CMSG_SPACE(sizeof(int))];
-		struct iovec data = { .iov_base = &byte, .iov_len = 1 };
+		char space[CMSG_SPACE(sizeof(int))];
+		struct request request;
+		struct iovec data = { .iov_base = &request, .iov_len = sizeof(request) };
 		struct msghdr message = { .msg_iov = &data, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof(space) };
-		int descriptor;
-		if (recvmsg(peer, &message, 0) != 1)
+		int descriptor = -1;
+		if (recvmsg(peer, &message, 0) != sizeof(request))
 			_exit(0);
-		if (pool != NULL) {
-			byte = CU(cuMemPoolDestroy)(pool) != CUDA_SUCCESS;
-			pool = NULL;
-		} else if (CMSG_FIRSTHDR(&message) == NULL) { // is it ready?
-			byte = !open;
-		} else {
+		if (CMSG_FIRSTHDR(&message) != NULL)
 			memcpy(&descriptor, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(int));
-			byte = CU(cuMemPoolImportFromShareableHandle)(&pool, (void *)(intptr_t)descriptor, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0) != CUDA_SUCCESS;
-			close(descriptor);
-		}
-		if (write(peer, &byte, 1) != 1)
+		CUresult code = open ? obey(&pool, &request, descriptor) : CUDA_ERROR_NOT_INITIALIZED;
+		if (write(peer, &code, sizeof(code)) != sizeof(code))
 			_exit(0);
 	}
 }
 
-// Sends the importer a descriptor, or -1 for none. False: it could not do it.
-static bool tell_importer(int peer, int descriptor)
+// Sends the importer a descriptor, unless it is -1, or what a pointer was exported as, unless it is NULL. Returns what it was answered.
+static CUresult tell_importer(int peer, int descriptor, const CUmemPoolPtrExportData *pointer)
 {
-	char byte = 0, space[CMSG_SPACE(sizeof(int))] = { 0 };
-	struct iovec data = { .iov_base = &byte, .iov_len = 1 };
+	char space[CMSG_SPACE(sizeof(int))] = { 0 };
+	struct request request = { .has_pointer = pointer != NULL };
+	struct iovec data = { .iov_base = &request, .iov_len = sizeof(request) };
 	struct msghdr message = { .msg_iov = &data, .msg_iovlen = 1 };
+	CUresult code = CUDA_ERROR_UNKNOWN;
+	if (pointer != NULL)
+		request.pointer = *pointer;
 	if (descriptor >= 0) {
 		message.msg_control = space;
 		message.msg_controllen = sizeof(space);
@@ -355,7 +377,14 @@ static bool tell_importer(int peer, int descriptor)
 		header->cmsg_len = CMSG_LEN(sizeof(int));
 		memcpy(CMSG_DATA(header), &descriptor, sizeof(int));
 	}
-	return sendmsg(peer, &message, MSG_NOSIGNAL) == 1 && read(peer, &byte, 1) == 1 && byte == 0;
+	if (sendmsg(peer, &message, MSG_NOSIGNAL) != sizeof(request) || read(peer, &code, sizeof(code)) != sizeof(code))
+		return CUDA_ERROR_UNKNOWN;
+	return code;
+}
+
+static CUresult show_pointer(int peer, const CUmemPoolPtrExportData *pointer)
+{
+	return tell_importer(peer, -1, pointer);
 }
 
 static int hide_pool(unsigned long long limit)
@@ -371,17 +400,21 @@ static int hide_pool(unsigned long long limit)
 		import_pools(peer[1]);
 	}
 	close(peer[1]);
-	if (!check_true(importer > 0 && tell_importer(peer[0], -1) && open_gpu(&worker), "two processes get a context"))
+	if (!check_true(importer > 0 && tell_importer(peer[0], -1, NULL) == CUDA_SUCCESS && open_gpu(&worker), "two processes get a context"))
 		return 1;
 	CU(cuMemGetInfo_v2)(&free_bytes, &total);
 	int fit = (int)(free_bytes / piece);
 	for (int round = 0; round < 3; round++) { // what was let go of is there again
 		int count = 0, descriptor;
-		CUmemoryPool pool; // what nobody has imported the driver uses again
-		if (!check_true(exported_pool(worker.device, &pool, &descriptor) == CUDA_SUCCESS && tell_importer(peer[0], descriptor), "a pool is exported, and imported by the other"))
+		CUmemoryPool pool;
+		CUresult code = exported_pool(worker.device, &pool, &descriptor);
+		if (code == CUDA_SUCCESS)
+			code = tell_importer(peer[0], descriptor, NULL);
+		if (!check_true(code == CUDA_SUCCESS, "a pool is exported, and imported by the other"))
 			return 1;
-		while (count < MOST && leave_in_pool(pool, piece) == CUDA_SUCCESS)
+		while (count < MOST && (code = leave_in_pool(pool, piece, show_pointer, peer[0])) == CUDA_SUCCESS) // the driver uses again what nobody has imported
 			count++;
+		check_number("then out of memory", CUDA_ERROR_OUT_OF_MEMORY, code);
 		check(count == fit || count == fit - 1, round == 0 ? "pieces granted that were exported and freed" : "and again when their pool is gone",
 		      "%d, as many as fit, or one fewer as the driver keeps a chunk for itself\t%d", fit, count);
 		usleep(600000); // two quarters of a second, for the watcher
@@ -390,7 +423,7 @@ static int hide_pool(unsigned long long limit)
 			close(descriptor);
 		check(CU(cuMemAlloc_v2)(&none, 2 * piece) == CUDA_ERROR_OUT_OF_MEMORY, round == 1 ? "while the other has imported it" : "while its descriptor is open", "refused\t");
 		usleep(600000);
-		check_true(tell_importer(peer[0], -1), "the other destroys its import");
+		check_true(tell_importer(peer[0], -1, NULL) == CUDA_SUCCESS, "the other destroys its import");
 		if (round != 1)
 			close(descriptor);
 	}

@@ -13,7 +13,7 @@
 	X(cuMemAlloc_v2) X(cuMemFree_v2) X(cuMemAllocPitch_v2) X(cuMemAllocManaged) X(cuMemsetD8_v2) X(cuMemsetD32_v2) X(cuMemcpyDtoH_v2) \
 	X(cuMemAllocAsync) X(cuMemFreeAsync) X(cuStreamSynchronize) X(cuStreamCreate) X(cuStreamDestroy_v2) \
 	X(cuMemPoolCreate) X(cuMemPoolDestroy) X(cuMemAllocFromPoolAsync) X(cuMemPoolTrimTo) X(cuDeviceGetDefaultMemPool) \
-	X(cuMemPoolSetAttribute) X(cuMemPoolExportToShareableHandle) X(cuMemPoolExportPointer) \
+	X(cuMemPoolSetAttribute) X(cuMemPoolExportToShareableHandle) X(cuMemPoolExportPointer) X(cuMemPoolImportPointer) \
 	X(cuMemCreate) X(cuMemRelease) X(cuMemAddressReserve) X(cuMemAddressFree) X(cuMemMap) X(cuMemUnmap) X(cuMemSetAccess) \
 	X(cuMemRetainAllocationHandle) X(cuMemExportToShareableHandle) X(cuMemImportFromShareableHandle) X(cuMemGetAllocationGranularity) \
 	X(cuArrayCreate_v2) X(cuArray3DCreate_v2) X(cuArrayDestroy) X(cuMipmappedArrayCreate) X(cuMipmappedArrayDestroy) \
@@ -455,8 +455,8 @@ static CUresult exported_pool(CUdevice device, CUmemoryPool *pool, int *descript
 	return code;
 }
 
-// Takes a piece of the pool, exports its pointer and frees it.
-static CUresult leave_in_pool(CUmemoryPool pool, size_t bytes)
+// Takes a piece of the pool, exports its pointer, shows that to another process where there is one, and frees it.
+static CUresult leave_in_pool(CUmemoryPool pool, size_t bytes, CUresult (*show)(int peer, const CUmemPoolPtrExportData *data), int peer)
 {
 	CUmemPoolPtrExportData data;
 	CUdeviceptr pointer;
@@ -464,6 +464,8 @@ static CUresult leave_in_pool(CUmemoryPool pool, size_t bytes)
 	if (code != CUDA_SUCCESS)
 		return code;
 	code = CU(cuMemPoolExportPointer)(&data, pointer);
+	if (code == CUDA_SUCCESS && show != NULL)
+		code = show(peer, &data);
 	CU(cuMemFreeAsync)(pointer, NULL);
 	CU(cuStreamSynchronize)(NULL);
 	return code;
@@ -477,7 +479,7 @@ static CUresult take_left_in_pool(struct thing *t)
 	if (code != CUDA_SUCCESS)
 		return code;
 	t->object = pool;
-	code = leave_in_pool(pool, t->bytes);
+	code = leave_in_pool(pool, t->bytes, NULL, -1);
 	if (code != CUDA_SUCCESS || t->seed % 3 == 0)
 		CU(cuMemPoolDestroy)(pool);
 	if (code != CUDA_SUCCESS || t->seed % 3 == 1)

@@ -34,14 +34,22 @@ static CUmemoryPool import(int fd)
 	return pool;
 }
 
-// One that has been imported: what it has given back it does not use again.
-static CUmemoryPool imported_pool(CUmemoryPool *again)
+// One that has been imported, as every pointer of it that is exported will be: what it has given back it does not use again.
+static CUmemoryPool imported_again;
+
+static CUmemoryPool imported_pool(void)
 {
 	int fd;
 	CUmemoryPool pool = new_pool(&fd);
-	*again = import(fd);
+	imported_again = import(fd);
 	close(fd);
 	return pool;
+}
+
+static void destroy_import(void)
+{
+	OK(CU(cuMemPoolDestroy)(imported_again));
+	imported_again = NULL;
 }
 
 static CUdeviceptr allocate(CUmemoryPool pool, size_t bytes)
@@ -51,16 +59,21 @@ static CUdeviceptr allocate(CUmemoryPool pool, size_t bytes)
 	return pointer;
 }
 
-static void export(CUdeviceptr pointer)
-{
-	CUmemPoolPtrExportData data;
-	OK(CU(cuMemPoolExportPointer)(&data, pointer));
-}
-
 static void release(CUdeviceptr pointer)
 {
 	OK(CU(cuMemFreeAsync)(pointer, NULL));
 	OK(CU(cuStreamSynchronize)(NULL));
+}
+
+static void export(CUdeviceptr pointer)
+{
+	CUmemPoolPtrExportData data;
+	CUdeviceptr imported;
+	OK(CU(cuMemPoolExportPointer)(&data, pointer));
+	if (imported_again == NULL)
+		return;
+	OK(CU(cuMemPoolImportPointer)(&imported, imported_again, &data));
+	release(imported);
 }
 
 // What was exported and is free now.
@@ -112,12 +125,11 @@ static uint64_t leave_until_refused(CUmemoryPool pool, size_t bytes)
 static void refused_at_the_limit(void)
 {
 	cuuint64_t all = UINT64_MAX;
-	CUmemoryPool again;
 	use_device(0);
 	mark_all();
 	uint64_t fit = (limit_bytes() - slice_bytes()) / SIZE;
 	for (int way = 0; way < 2; way++) {
-		CUmemoryPool pool = imported_pool(&again);
+		CUmemoryPool pool = imported_pool();
 		if (way == 1)
 			OK(CU(cuMemPoolSetAttribute)(pool, CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, &all));
 		for (uint64_t count = 1; way == 1 && count <= fit; count++) { // kept by the pool, and used again
@@ -132,7 +144,7 @@ static void refused_at_the_limit(void)
 		} else {
 			EXPECT(leave_until_refused(pool, SIZE), fit);
 		}
-		OK(CU(cuMemPoolDestroy)(again));
+		destroy_import();
 		OK(CU(cuMemPoolDestroy)(pool));
 		all_can_be_had_again();
 	}
@@ -197,10 +209,9 @@ static void kept_by_its_import(void)
 // Of what was not exported nothing stays, whatever else the pool has exported.
 static void the_rest_is_given_back(void)
 {
-	CUmemoryPool again;
 	use_device(0);
 	mark_all();
-	CUmemoryPool pool = imported_pool(&again);
+	CUmemoryPool pool = imported_pool();
 	CUdeviceptr exported = allocate(pool, SIZE);
 	export(exported);
 	export(exported); // once
@@ -216,17 +227,16 @@ static void the_rest_is_given_back(void)
 	OK(CU(cuMemFree_v2)(other));
 	EXPECT(inside_bytes() - mark_inside >= 2 * SIZE, 1); // a chunk may be as large as the largest
 	EXPECT(outside_bytes_of(0, 0) - marked_gpu, 2 * SIZE);
-	OK(CU(cuMemPoolDestroy)(again));
+	destroy_import();
 	OK(CU(cuMemPoolDestroy)(pool));
 	all_can_be_had_again();
 }
 
 static void small_ones_keep_their_chunk(void)
 {
-	CUmemoryPool again;
 	use_device(0);
 	mark_all();
-	CUmemoryPool pool = imported_pool(&again);
+	CUmemoryPool pool = imported_pool();
 	for (unsigned i = 1; i <= 3; i++) {
 		CUdeviceptr some[3];
 		for (int j = 0; j < 3; j++) {
@@ -238,7 +248,7 @@ static void small_ones_keep_their_chunk(void)
 			release(some[j]);
 		STANDS(i * 32 * MIB, 0);
 	}
-	OK(CU(cuMemPoolDestroy)(again));
+	destroy_import();
 	OK(CU(cuMemPoolDestroy)(pool));
 	all_can_be_had_again();
 }
