@@ -352,15 +352,21 @@ static void pool_imported_by_its_maker(bool original_first)
 	FIGURES(0, 0, 0);
 }
 
+// One that the child has imported, without descriptors.
+static void make_pool_for(struct child child, struct shared_pool *shared)
+{
+	begin(child.pid);
+	make_pool(shared);
+	send_fd(shared->fd);
+	tell(child, 'I');
+	close(shared->fd);
+	tell(child, 'C');
+}
+
 static void pool_imported_elsewhere(struct child child, bool exporter_first)
 {
 	struct shared_pool shared;
-	begin(child.pid);
-	make_pool(&shared);
-	send_fd(shared.fd);
-	tell(child, 'I');
-	close(shared.fd);
-	tell(child, 'C');
+	make_pool_for(child, &shared);
 	shared.pointer = allocate_exported(&shared);
 	CHECK(write(child.to, "P", 1) == 1 && write(child.to, &shared.data, sizeof(shared.data)) == sizeof(shared.data));
 	hear(child.from);
@@ -393,12 +399,7 @@ static void pool_imported_elsewhere(struct child child, bool exporter_first)
 static void pool_imported_elsewhere_without_a_pointer(struct child child)
 {
 	struct shared_pool shared;
-	begin(child.pid);
-	make_pool(&shared);
-	send_fd(shared.fd);
-	tell(child, 'I');
-	close(shared.fd);
-	tell(child, 'C');
+	make_pool_for(child, &shared);
 	for (int i = 0; i < 3; i++) {
 		CUdeviceptr pointer = allocate_exported(&shared); // from the second on, what the one before left
 		FIGURES(1, 0, 1);
