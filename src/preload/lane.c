@@ -20,6 +20,9 @@
 #define BRIEF_NS 50000u
 #define BRIEF_PAUSE_NS 1500000u
 #define BRIEF_LATE_NS 20000u
+// What is so late may have waited for a copy, as may the next ones: these get events.
+#define BRIEF_FAR_NS 200000u
+#define WARY 16
 // The event clock is a float in ms: this far from its anchor it resolves better than 0.25 us.
 #define REBASE_NS INT64_C(2000000000)
 // How far the two clocks may drift apart, and how soon at least a GPU sees what it is given.
@@ -271,7 +274,8 @@ static void begin_batch(struct softmig_lane *lane, uint64_t thread, uint64_t est
 	}
 	if (softmig_lane_busy(lane) || (!lane->rested && now_ns <= lane->ended_ns + GAP_NS))
 		return; // it follows the one before
-	open->brief = alone && estimate_ns <= BRIEF_NS && !lane->guessed && now_ns > lane->ended_ns + BRIEF_PAUSE_NS;
+	open->brief = alone && estimate_ns <= BRIEF_NS && !lane->guessed && lane->wary == 0 && now_ns > lane->ended_ns + BRIEF_PAUSE_NS;
+	lane->wary -= lane->wary > 0;
 	open->begin = !open->brief && may_record(lane, true, thread) ? record(lane, now_ns) : NULL;
 	open->begin_record_ns = now_ns;
 	lane->ended_ns = now_ns;
@@ -440,6 +444,8 @@ int softmig_lane_look(struct softmig_lane *lane, uint64_t thread, struct softmig
 		} else {
 			bool late = lane->open.awaited && now_ns > lane->drains_ns + BRIEF_LATE_NS; // it took longer than ever before
 			lane->guessed = late || !lane->open.awaited;
+			if (late && now_ns > lane->drains_ns + BRIEF_FAR_NS)
+				lane->wary = WARY;
 			uint64_t to_ns = lane->dependent || late || lane->drains_ns > now_ns ? now_ns : lane->drains_ns;
 			if (from_ns == 0)
 				from_ns = lane->ended_ns;

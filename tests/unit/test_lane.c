@@ -157,6 +157,25 @@ static void one_that_takes_longer_than_ever_is_billed_whole_and_measured_next_ti
 	assert_true(softmig_estimate_ns(small, &known) > 100 * US);
 }
 
+static void bursts_behind_copies_are_measured_but_one_of_seventeen(void **state)
+{
+	(void)state;
+	uint64_t billed_ns = 0;
+	launch(true, 30 * US);
+	sync();
+	for (int i = 0; i < 34; i++) {
+		now_ns += 2 * MS;
+		done_ns = now_ns + 3 * MS; // a copy that the program has put before it
+		records = 0;
+		launch(true, 30 * US);
+		uint64_t busy_ns = sync();
+		assert_int_equal(records, i % 17 == 0 ? 0 : 2);
+		assert_about(busy_ns, i % 17 == 0 ? 3030 * US : 30 * US, 4 * US);
+		billed_ns += busy_ns;
+	}
+	assert_true(billed_ns < 2 * 3035 * US + 32 * 35 * US);
+}
+
 static void without_a_pause_or_beside_others_events_are_set(void **state)
 {
 	(void)state;
@@ -289,6 +308,7 @@ int main(void)
 		cmocka_unit_test_setup(a_first_kernel_is_measured_with_events, fresh),
 		cmocka_unit_test_setup(a_known_small_kernel_after_a_pause_needs_no_event, fresh),
 		cmocka_unit_test_setup(one_that_takes_longer_than_ever_is_billed_whole_and_measured_next_time, fresh),
+		cmocka_unit_test_setup(bursts_behind_copies_are_measured_but_one_of_seventeen, fresh),
 		cmocka_unit_test_setup(without_a_pause_or_beside_others_events_are_set, fresh),
 		cmocka_unit_test_setup(beside_other_streams_one_beginning_of_eight_is_measured_and_learned_from, fresh),
 		cmocka_unit_test_setup(behind_a_copy_a_beginning_is_measured_also_beside_other_streams, fresh),
