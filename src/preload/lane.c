@@ -269,19 +269,21 @@ static void begin_batch(struct softmig_lane *lane, uint64_t thread, uint64_t est
 	if (covered) { // it begins at once, in time that is billed for others anyway
 		open->began_ns = lane->drains_ns = now_ns;
 		lane->covered++;
-		lane->rested = false;
+		lane->rested = lane->anew = false;
 		return;
 	}
-	if (softmig_lane_busy(lane) || (!lane->rested && now_ns <= lane->ended_ns + GAP_NS))
+	bool busy = softmig_lane_busy(lane);
+	if (!lane->anew && (busy || (!lane->rested && now_ns <= lane->ended_ns + GAP_NS)))
 		return; // it follows the one before
-	open->brief = alone && estimate_ns <= BRIEF_NS && !lane->guessed && lane->wary == 0 && now_ns > lane->ended_ns + BRIEF_PAUSE_NS;
+	open->brief = alone && !lane->anew && estimate_ns <= BRIEF_NS && !lane->guessed && lane->wary == 0 && now_ns > lane->ended_ns + BRIEF_PAUSE_NS;
 	lane->wary -= lane->wary > 0;
 	open->begin = !open->brief && may_record(lane, true, thread) ? record(lane, now_ns) : NULL;
 	open->begin_record_ns = now_ns;
-	lane->ended_ns = now_ns;
-	if (!lane->rested)
+	if (!busy)
+		lane->ended_ns = now_ns;
+	if (!lane->rested && !lane->anew)
 		lane->pauses = PAUSES;
-	lane->rested = false;
+	lane->rested = lane->anew = false;
 	lane->covered = 0;
 }
 

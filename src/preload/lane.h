@@ -50,6 +50,7 @@ struct softmig_lane {
 	int pauses;               // the program paused lately without saying so: events are set more often
 	bool rested;              // the program waited for it: what comes next begins anew
 	int covered;              // so many batches began so since one was measured
+	bool anew;                // the program has put a copy there: what comes next begins when that is done
 	int wary;                 // a burst took far longer than it should have, perhaps behind a copy: so many of the next are measured
 	bool guessed;             // when its work was done had to be guessed: the next launch gets an event
 	uint64_t sequence;        // of its home's launches, the last one here

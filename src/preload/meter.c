@@ -12,6 +12,8 @@
 
 // So much open work in a stream is worth an event when the program turns to another, or sets an event of its own.
 #define SWITCH_NS (100 * US)
+// A copy of so much takes longer than the events around it, some 20 us.
+#define COPY_BYTES (1u << 20)
 // Beside neighbours, work that a program waits for is polled for from so long before its end, as the driver would: a sleeper is told 50 us late, and
 // until a small kernel's time slice comes, nobody knows its end. For more work it sleeps so long at a time.
 #define AWAITED_NS (300 * US)
@@ -238,6 +240,16 @@ void softmig_meter_sync_context(void)
 	before_sync(CONTEXT, NULL);
 }
 
+// The lane of a stream that something was launched into lately; NULL: there is none. Lock held. context: NULL, or the current one.
+static struct softmig_lane *recent_lane(CUstream stream, CUcontext context)
+{
+	uint64_t owner = stream == CU_STREAM_PER_THREAD ? softmig_meter_self() : 0;
+	struct softmig_lane *lane = *cached_lane(stream, owner);
+	bool fits = lane != NULL && lane->home != NULL && lane->stream == stream && lane->thread == owner && !lane->gone &&
+	            (context == NULL || lane->home->context == context);
+	return fits ? lane : NULL;
+}
+
 void softmig_meter_event(CUstream stream, bool per_thread)
 {
 	CUcontext context;
@@ -246,11 +258,37 @@ void softmig_meter_event(CUstream stream, bool per_thread)
 	stream = plain_name(stream, per_thread, &context);
 	if (stream == NULL || !softmig_meter_lock())
 		return;
-	uint64_t owner = stream == CU_STREAM_PER_THREAD ? softmig_meter_self() : 0;
-	struct softmig_lane *lane = *cached_lane(stream, owner);
-	if (lane != NULL && lane->home != NULL && lane->stream == stream && lane->thread == owner && !lane->gone &&
-	    lane->open.estimate_ns >= SWITCH_NS)
+	struct softmig_lane *lane = recent_lane(stream, context);
+	if (lane != NULL && lane->open.estimate_ns >= SWITCH_NS)
 		softmig_meter_close_one(&softmig_meters[lane->home->gpu], lane, softmig_meter_clock_ns());
+	softmig_meter_unlock();
+}
+
+// Before anything else of the program's comes into the stream.
+static void end_open(struct softmig_meter *meter, struct softmig_lane *lane, uint64_t now_ns)
+{
+	softmig_meter_close_one(meter, lane, now_ns);
+	if (lane->open.count == 0)
+		return;
+	int mode = softmig_stream_relax(); // it had drained
+	softmig_meter_sweep(meter, now_ns);
+	softmig_stream_restore(mode);
+}
+
+void softmig_meter_copy(CUstream stream, bool per_thread, size_t bytes)
+{
+	CUcontext context;
+	if (bytes < COPY_BYTES || !atomic_load_explicit(&softmig_meter_in_use, memory_order_acquire))
+		return;
+	stream = plain_name(stream, per_thread, &context);
+	if (!softmig_meter_lock())
+		return;
+	struct softmig_lane *lane = recent_lane(stream, context);
+	if (lane != NULL) {
+		if (lane->open.count > 0)
+			end_open(&softmig_meters[lane->home->gpu], lane, softmig_meter_clock_ns());
+		lane->anew = true;
+	}
 	softmig_meter_unlock();
 }
 

@@ -5,6 +5,7 @@
 #ifndef SOFTMIG_PRELOAD_METER_H
 #define SOFTMIG_PRELOAD_METER_H
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "preload/estimate.h"
@@ -34,6 +35,8 @@ void softmig_meter_sync_context(void);
 void softmig_meter_synced(void);
 // The program set an event of its own in a stream: what it submitted there is complete for now.
 void softmig_meter_event(CUstream stream, bool per_thread);
+// It is about to copy so much between host and GPU there: what it submitted is complete, and what comes next waits for the copy.
+void softmig_meter_copy(CUstream stream, bool per_thread, size_t bytes);
 
 // A capture began or ended; a stream is about to be destroyed; a context is gone.
 void softmig_meter_capture(int change);

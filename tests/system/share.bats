@@ -101,6 +101,26 @@ run_in_job() { in_job "$BUILD/bench/share_work" "$@"; }
 	between $((throttled / 1000000)) 800 2200
 }
 
+# billed_of_worked PROGRAM...: what the job is billed, in permille of the time that the GPU worked
+billed_of_worked() {
+	in_job "$@" || return 1
+	ledger=$(find "$work" -name 'cudevshr.cache.77')
+	worked=$("$BUILD/sim/sim-busy")
+	billed=$(od -A n -t u8 -j $((4096 + 64 + 16)) -N 8 "$ledger")
+	echo "billed $billed ns, the GPU worked for $worked" >&2
+	echo $((billed * 1000 / worked))
+}
+
+@test "streams that wait for each other, for copies and for the host are billed what the GPU worked" {
+	share 60
+	between "$(billed_of_worked "$BUILD/programs/many_streams" 1 3)" 950 1050
+}
+
+@test "a kernel behind a copy is billed, the copy is not" {
+	share 90
+	between "$(billed_of_worked "$BUILD/programs/many_streams" behind-copies 2)" 900 1150
+}
+
 @test "a capture in the strictest mode is not disturbed by what the meter does in other threads and streams" {
 	for how in "" blocking legacy; do
 		run "$BUILD/programs/capture_beside" $how # as it is without the library

@@ -244,6 +244,33 @@ static void behind_a_copy_a_beginning_is_measured_also_beside_other_streams(void
 	}
 }
 
+static void what_comes_behind_a_copy_begins_when_that_is_done(void **state)
+{
+	(void)state;
+	struct softmig_lane_span span[8];
+	uint64_t busy_ns = 0;
+	launch(false, 900 * US);
+	sync();
+	now_ns += 200 * US;
+	for (int i = 0; i < 6; i++) // two batches that are closed, the second without a beginning of its own
+		launch(false, 1200 * US);
+	assert_true(lane->closed >= 2);
+	uint64_t kernels_ns = done_ns;
+	now_ns = kernels_ns - 2 * MS; // in the midst of the last batch
+	softmig_lane_look(lane, 7, span, 8, &scene, now_ns);
+	lane->anew = true;
+	done_ns += 5 * MS; // the copy
+	launch(false, 100 * US);
+	now_ns = kernels_ns + 10 * US;
+	assert_int_equal(softmig_lane_look(lane, 7, span, 8, &scene, now_ns), 1);
+	assert_about(span[0].to_ns, kernels_ns, 4 * US);
+	assert_true(span[0].to_ns - span[0].from_ns > 2100 * US); // from before the copy was ordered
+	now_ns = done_ns - 200 * US; // the copy is nearly done
+	assert_int_equal(softmig_lane_look(lane, 7, span, 8, &scene, now_ns), 0);
+	busy_ns = sync();
+	assert_about(busy_ns, 100 * US, 4 * US);
+}
+
 static void a_lane_works_from_its_beginning_to_its_end(void **state)
 {
 	(void)state;
@@ -312,6 +339,7 @@ int main(void)
 		cmocka_unit_test_setup(without_a_pause_or_beside_others_events_are_set, fresh),
 		cmocka_unit_test_setup(beside_other_streams_one_beginning_of_eight_is_measured_and_learned_from, fresh),
 		cmocka_unit_test_setup(behind_a_copy_a_beginning_is_measured_also_beside_other_streams, fresh),
+		cmocka_unit_test_setup(what_comes_behind_a_copy_begins_when_that_is_done, fresh),
 		cmocka_unit_test_setup(a_lane_works_from_its_beginning_to_its_end, fresh),
 		cmocka_unit_test_setup(a_burst_that_grows_gets_its_end_from_an_event, fresh),
 		cmocka_unit_test_setup(a_queue_of_long_kernels_estimated_short_makes_the_estimate_no_longer_than_they_are, fresh),
