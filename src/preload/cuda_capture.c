@@ -9,10 +9,12 @@
 #define BEGIN(call) \
 	do { \
 		softmig_stream_capture_begins(); \
+		bool held = softmig_meter_hold(); \
 		softmig_meter_capture(1); \
 		CUresult result = (call); \
 		if (result != CUDA_SUCCESS) \
 			softmig_meter_capture(-1); \
+		softmig_meter_release(held); \
 		return result; \
 	} while (0)
 

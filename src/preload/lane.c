@@ -198,10 +198,13 @@ static CUevent record(struct softmig_lane *lane, uint64_t now_ns)
 	return NULL;
 }
 
+// Neither done nor NOT_READY: it must not be asked now.
 static CUresult query(const struct softmig_lane *lane)
 {
 	CUresult result = CUDA_ERROR_NOT_READY;
 	bool pushed;
+	if (softmig_stream_is_off_limits(lane->stream))
+		return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
 	if (enter(lane->home, &pushed)) {
 		result = DRIVER(cuStreamQuery)(lane->stream);
 		leave(pushed);
@@ -449,6 +452,8 @@ int softmig_lane_look(struct softmig_lane *lane, uint64_t thread, struct softmig
 			if (late && now_ns > lane->drains_ns + BRIEF_FAR_NS)
 				lane->wary = WARY;
 			uint64_t to_ns = lane->dependent || late || lane->drains_ns > now_ns ? now_ns : lane->drains_ns;
+			if (lane->open.begin != NULL && from_ns != 0 && to_ns < from_ns + lane->open.estimate_ns) // it had to wait
+				to_ns = from_ns + lane->open.estimate_ns < now_ns ? from_ns + lane->open.estimate_ns : now_ns;
 			if (from_ns == 0)
 				from_ns = lane->ended_ns;
 			if (to_ns > from_ns)

@@ -50,7 +50,8 @@ struct softmig_lane {
 	int pauses;               // the program paused lately without saying so: events are set more often
 	bool rested;              // the program waited for it: what comes next begins anew
 	int covered;              // so many batches began so since one was measured
-	bool anew;                // the program has put a copy there: what comes next begins when that is done
+	bool anew;                // the program has put something there that is no work of the GPU's: what comes next begins when that is done
+	uint64_t next_wait_ns;    // when its next wait for another stream may be told apart from its work
 	int wary;                 // a burst took far longer than it should have, perhaps behind a copy: so many of the next are measured
 	bool guessed;             // when its work was done had to be guessed: the next launch gets an event
 	uint64_t sequence;        // of its home's launches, the last one here

@@ -12,8 +12,9 @@
 
 // So much open work in a stream is worth an event when the program turns to another, or sets an event of its own.
 #define SWITCH_NS (100 * US)
-// A copy of so much takes longer than the events around it, some 20 us.
-#define COPY_BYTES (1u << 20)
+// What a stream waits for is told apart from its work at the price of two events and the look at them, some 9 us: so often at most, and so many at once.
+#define WAIT_NS (300 * US)
+#define WAITS 32
 // Beside neighbours, work that a program waits for is polled for from so long before its end, as the driver would: a sleeper is told 50 us late, and
 // until a small kernel's time slice comes, nobody knows its end. For more work it sleeps so long at a time.
 #define AWAITED_NS (300 * US)
@@ -78,7 +79,7 @@ void softmig_meter_before(struct softmig_meter_launch *launch, CUstream stream, 
 	launch->lane = NULL;
 	launch->looks = false;
 	stream = plain_name(stream, per_thread, &context);
-	if (atomic_load_explicit(&softmig_meter_captures, memory_order_relaxed) > 0) {
+	if (atomic_load_explicit(&softmig_stream_captures_open, memory_order_relaxed) > 0) {
 		CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
 		if (SOFTMIG_HAS(cuStreamIsCapturing) && (DRIVER(cuStreamIsCapturing)(stream, &status) != CUDA_SUCCESS ||
 		                                         status != CU_STREAM_CAPTURE_STATUS_NONE))
@@ -185,7 +186,7 @@ static bool is_done(enum object object, void *handle)
 static void before_sync(enum object object, void *handle)
 {
 	CUcontext context = NULL;
-	if (!atomic_load_explicit(&softmig_meter_in_use, memory_order_acquire) || atomic_load_explicit(&softmig_meter_captures, memory_order_relaxed) > 0)
+	if (!atomic_load_explicit(&softmig_meter_in_use, memory_order_acquire) || atomic_load_explicit(&softmig_stream_captures_open, memory_order_relaxed) > 0)
 		return; // the driver knows best whether one may wait during a capture
 	DRIVER(cuCtxGetCurrent)(&context);
 	struct softmig_gpu *gpu = context != NULL ? softmig_gpu_of_context(context) : NULL;
@@ -275,19 +276,42 @@ static void end_open(struct softmig_meter *meter, struct softmig_lane *lane, uin
 	softmig_stream_restore(mode);
 }
 
-void softmig_meter_copy(CUstream stream, bool per_thread, size_t bytes)
+static void interrupt(struct softmig_lane *lane, uint64_t now_ns)
+{
+	if (lane->open.count > 0)
+		end_open(&softmig_meters[lane->home->gpu], lane, now_ns);
+	lane->anew = true;
+}
+
+void softmig_meter_interrupt(CUstream stream, bool per_thread)
 {
 	CUcontext context;
-	if (bytes < COPY_BYTES || !atomic_load_explicit(&softmig_meter_in_use, memory_order_acquire))
+	if (!atomic_load_explicit(&softmig_meter_in_use, memory_order_acquire))
 		return;
 	stream = plain_name(stream, per_thread, &context);
 	if (!softmig_meter_lock())
 		return;
 	struct softmig_lane *lane = recent_lane(stream, context);
-	if (lane != NULL) {
-		if (lane->open.count > 0)
-			end_open(&softmig_meters[lane->home->gpu], lane, softmig_meter_clock_ns());
-		lane->anew = true;
+	if (lane != NULL)
+		interrupt(lane, softmig_meter_clock_ns());
+	softmig_meter_unlock();
+}
+
+void softmig_meter_wait(CUstream stream, bool per_thread, CUevent event)
+{
+	CUcontext context;
+	// An event that was captured must not be asked about.
+	if (!atomic_load_explicit(&softmig_meter_in_use, memory_order_acquire) || atomic_load_explicit(&softmig_stream_captures_open, memory_order_relaxed) > 0)
+		return;
+	stream = plain_name(stream, per_thread, &context);
+	if (!softmig_meter_lock())
+		return;
+	struct softmig_lane *lane = recent_lane(stream, context);
+	uint64_t now_ns = lane != NULL ? softmig_meter_clock_ns() : 0;
+	if (lane != NULL && softmig_lane_busy(lane) && lane->next_wait_ns <= now_ns && DRIVER(cuEventQuery)(event) == CUDA_ERROR_NOT_READY) {
+		uint64_t least_ns = now_ns - WAITS * WAIT_NS;
+		lane->next_wait_ns = (lane->next_wait_ns > least_ns ? lane->next_wait_ns : least_ns) + WAIT_NS;
+		interrupt(lane, now_ns);
 	}
 	softmig_meter_unlock();
 }
@@ -304,10 +328,21 @@ void softmig_meter_synced(void)
 
 // ---- lives
 
+bool softmig_meter_hold(void)
+{
+	return atomic_load_explicit(&softmig_meter_in_use, memory_order_acquire) && softmig_meter_lock();
+}
+
+void softmig_meter_release(bool held)
+{
+	if (held)
+		softmig_meter_unlock();
+}
+
 void softmig_meter_capture(int change)
 {
-	int now = atomic_load_explicit(&softmig_meter_captures, memory_order_relaxed);
-	while (now + change >= 0 && !atomic_compare_exchange_weak(&softmig_meter_captures, &now, now + change))
+	int now = atomic_load_explicit(&softmig_stream_captures_open, memory_order_relaxed);
+	while (now + change >= 0 && !atomic_compare_exchange_weak(&softmig_stream_captures_open, &now, now + change))
 		;
 }
 
@@ -319,7 +354,7 @@ void softmig_meter_stream_gone(CUstream stream)
 		struct softmig_lane *lane = softmig_lane_at(i);
 		if (lane->home == NULL || lane->stream != stream || lane->gone)
 			continue;
-		bool capturing = atomic_load_explicit(&softmig_meter_captures, memory_order_relaxed) > 0 && softmig_stream_is_capturing(stream, false);
+		bool capturing = softmig_stream_is_off_limits(stream);
 		int mode = softmig_stream_relax();
 		softmig_lane_stream_gone(lane, capturing, softmig_meter_clock_ns());
 		softmig_stream_restore(mode);

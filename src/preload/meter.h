@@ -5,7 +5,6 @@
 #ifndef SOFTMIG_PRELOAD_METER_H
 #define SOFTMIG_PRELOAD_METER_H
 #include <stdbool.h>
-#include <stddef.h>
 #include <stdint.h>
 
 #include "preload/estimate.h"
@@ -35,9 +34,14 @@ void softmig_meter_sync_context(void);
 void softmig_meter_synced(void);
 // The program set an event of its own in a stream: what it submitted there is complete for now.
 void softmig_meter_event(CUstream stream, bool per_thread);
-// It is about to copy so much between host and GPU there: what it submitted is complete, and what comes next waits for the copy.
-void softmig_meter_copy(CUstream stream, bool per_thread, size_t bytes);
+// Something that is no work of the GPU's is about to come into the stream: what was submitted there is complete, and what follows begins when that is done.
+void softmig_meter_interrupt(CUstream stream, bool per_thread);
+// The same of a wait for an event, unless that has happened. Where there are very many of them some are passed over.
+void softmig_meter_wait(CUstream stream, bool per_thread, CUevent event);
 
+// Around calls by which a stream begins to capture: nothing of ours asks about any meanwhile. What _hold returns, _release needs.
+bool softmig_meter_hold(void);
+void softmig_meter_release(bool held);
 // A capture began or ended; a stream is about to be destroyed; a context is gone.
 void softmig_meter_capture(int change);
 void softmig_meter_stream_gone(CUstream stream);

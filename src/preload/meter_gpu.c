@@ -19,7 +19,6 @@ enum { SPANS = 64 };
 
 struct softmig_meter softmig_meters[SOFTMIG_MAX_GPUS];
 _Atomic bool softmig_meter_in_use;
-_Atomic int softmig_meter_captures;
 static _Atomic uint32_t locked;
 static pid_t locked_in;
 
@@ -204,8 +203,6 @@ uint64_t softmig_meter_sweep(struct softmig_meter *meter, uint64_t now_ns)
 
 void softmig_meter_close_one(struct softmig_meter *meter, struct softmig_lane *lane, uint64_t now_ns)
 {
-	if (atomic_load_explicit(&softmig_meter_captures, memory_order_relaxed) > 0 && softmig_stream_is_capturing(lane->stream, false))
-		return;
 	int mode = softmig_stream_relax();
 	softmig_lane_close(lane, softmig_meter_self(), false, meter->gate.sharers > 0, now_ns);
 	softmig_stream_restore(mode);
@@ -216,8 +213,7 @@ void softmig_meter_close_all(struct softmig_meter *meter, CUcontext context, uin
 	for (int word = 0; word < SOFTMIG_METER_ACTIVE; word++)
 		for (uint64_t bits = meter->active[word]; bits != 0; bits &= bits - 1) {
 			struct softmig_lane *lane = softmig_lane_at(word * 64 + __builtin_ctzll(bits));
-			if (lane->home != NULL && lane->open.count > 0 && (context == NULL || lane->home->context == context) &&
-			    (atomic_load_explicit(&softmig_meter_captures, memory_order_relaxed) == 0 || !softmig_stream_is_capturing(lane->stream, false)))
+			if (lane->home != NULL && lane->open.count > 0 && (context == NULL || lane->home->context == context))
 				softmig_lane_close(lane, softmig_meter_self(), false, meter->gate.sharers > 0, now_ns);
 		}
 }

@@ -39,7 +39,6 @@ struct softmig_meter {
 
 extern struct softmig_meter softmig_meters[SOFTMIG_MAX_GPUS]; // by the ledger's index
 extern _Atomic bool softmig_meter_in_use;     // some launch was metered
-extern _Atomic int softmig_meter_captures;    // streams being captured in this process, as far as was seen
 
 uint64_t softmig_meter_clock_ns(void);
 static inline void softmig_meter_relax(void)

@@ -11,6 +11,7 @@
 enum { UNDER_WAY_NS = 200000 };
 
 _Atomic bool softmig_stream_captures;
+_Atomic int softmig_stream_captures_open;
 
 void softmig_stream_capture_begins(void)
 {

@@ -17,6 +17,8 @@ static inline bool softmig_stream_is_special(CUstream stream)
 
 // Has this process ever begun a capture?
 extern _Atomic bool softmig_stream_captures;
+// Captures under way, as far as was seen.
+extern _Atomic int softmig_stream_captures_open;
 
 // Is the stream capturing into a graph? The legacy stream never can. The driver is asked only in a process that ever began a capture.
 static inline bool softmig_stream_is_capturing(CUstream stream, bool per_thread)
@@ -27,6 +29,13 @@ static inline bool softmig_stream_is_capturing(CUstream stream, bool per_thread)
 	CUresult (*query)(CUstream, CUstreamCaptureStatus *) =
 		per_thread ? DRIVER(cuStreamIsCapturing_ptsz) : DRIVER(cuStreamIsCapturing);
 	return query != NULL && query(stream, &status) == CUDA_SUCCESS && status != CU_STREAM_CAPTURE_STATUS_NONE;
+}
+
+// May our own calls neither ask about the stream nor set events in it? Whoever asks about one that is capturing ends the capture, and about the legacy
+// stream that of any blocking stream.
+static inline bool softmig_stream_is_off_limits(CUstream stream)
+{
+	return atomic_load_explicit(&softmig_stream_captures_open, memory_order_acquire) > 0 && (stream == NULL || softmig_stream_is_capturing(stream, false));
 }
 
 // This process is about to begin a capture. Before the first one it waits until no call of ours is under way that was made without relaxing.

@@ -56,12 +56,25 @@ static CUresult current(CUcontext *context)
 	return CUDA_SUCCESS;
 }
 
+static bool capturing;
+_Atomic bool softmig_stream_captures;
+_Atomic int softmig_stream_captures_open;
+
+static CUresult is_capturing(CUstream stream, CUstreamCaptureStatus *status)
+{
+	(void)stream;
+	*status = capturing ? CU_STREAM_CAPTURE_STATUS_ACTIVE : CU_STREAM_CAPTURE_STATUS_NONE;
+	return CUDA_SUCCESS;
+}
+
 #define DRIVER_IS(which, answers) struct softmig_hook softmig_hook_##which = {.driver = (void *)(answers)};
 DRIVER_IS(cuEventCreate, create)
 DRIVER_IS(cuEventRecord, event_record)
 DRIVER_IS(cuEventQuery, event_query)
 DRIVER_IS(cuEventElapsedTime, elapsed)
 DRIVER_IS(cuStreamQuery, stream_query)
+DRIVER_IS(cuStreamIsCapturing, is_capturing)
+DRIVER_IS(cuStreamIsCapturing_ptsz, is_capturing)
 DRIVER_IS(cuCtxGetCurrent, current)
 DRIVER_IS(cuCtxPushCurrent_v2, current)
 DRIVER_IS(cuCtxPopCurrent_v2, current)
@@ -271,6 +284,21 @@ static void what_comes_behind_a_copy_begins_when_that_is_done(void **state)
 	assert_about(busy_ns, 100 * US, 4 * US);
 }
 
+static void what_had_to_wait_and_was_not_seen_to_end_is_billed_as_estimated(void **state)
+{
+	(void)state;
+	struct softmig_lane_span span[8];
+	launch(false, 900 * US);
+	sync();
+	now_ns += 200 * US;
+	done_ns = now_ns + 5 * MS; // it waits for something
+	launch(false, 900 * US);
+	now_ns = done_ns + 3 * MS; // the program does something else
+	assert_int_equal(softmig_lane_look(lane, 7, span, 8, &scene, now_ns), 1);
+	assert_about(span[0].to_ns - span[0].from_ns, 900 * US, 100 * US);
+	assert_about(span[0].to_ns, done_ns, 100 * US);
+}
+
 static void a_lane_works_from_its_beginning_to_its_end(void **state)
 {
 	(void)state;
@@ -340,6 +368,7 @@ int main(void)
 		cmocka_unit_test_setup(beside_other_streams_one_beginning_of_eight_is_measured_and_learned_from, fresh),
 		cmocka_unit_test_setup(behind_a_copy_a_beginning_is_measured_also_beside_other_streams, fresh),
 		cmocka_unit_test_setup(what_comes_behind_a_copy_begins_when_that_is_done, fresh),
+		cmocka_unit_test_setup(what_had_to_wait_and_was_not_seen_to_end_is_billed_as_estimated, fresh),
 		cmocka_unit_test_setup(a_lane_works_from_its_beginning_to_its_end, fresh),
 		cmocka_unit_test_setup(a_burst_that_grows_gets_its_end_from_an_event, fresh),
 		cmocka_unit_test_setup(a_queue_of_long_kernels_estimated_short_makes_the_estimate_no_longer_than_they_are, fresh),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Captures a graph from two joined streams in the strictest mode, while another thread launches into a third stream all the
-// time. Prints how many nodes the graph got and how many launches of the other thread failed: "nodes 7 failed 0".
+// time. Then many graphs of streams that have work of their own, and in the legacy stream, when their captures begin. Prints how many nodes the first
+// graph got, how many of the others were captured, and how many launches of the other thread failed: "nodes 7 captured 40 failed 0".
 //   capture_beside [legacy|blocking]: the other thread uses the legacy default stream (no capture then joins it), or a blocking one
 #include <pthread.h>
 #include <stdatomic.h>
@@ -23,6 +24,7 @@
 	} while (0)
 
 static CUcontext context;
+static CUmodule module;
 static CUfunction kernel;
 static CUstream beside;
 static _Atomic bool done;
@@ -48,10 +50,35 @@ static void launch(CUstream stream, int count)
 	}
 }
 
+// One graph of a kernel, directly behind a shorter one, which nobody has seen to end.
+static bool capture_at_once(CUstream stream, CUfunction small, bool blocking)
+{
+	CUgraph graph;
+	if (blocking)
+		CHECK(CU(cuLaunchKernel)(small, 1, 1, 1, 128, 1, 1, 0, NULL, NULL, NULL));
+	CHECK(CU(cuLaunchKernel)(small, 1, 1, 1, 128, 1, 1, 0, stream, NULL, NULL));
+	CHECK(CU(cuStreamBeginCapture_v2)(stream, CU_STREAM_CAPTURE_MODE_GLOBAL));
+	nanosleep(&(struct timespec){0, 3000000}, NULL);
+	bool launched_it = CU(cuLaunchKernel)(small, 1, 1, 1, 128, 1, 1, 0, stream, NULL, NULL) == CUDA_SUCCESS;
+	return CU(cuStreamEndCapture)(stream, &graph) == CUDA_SUCCESS && launched_it;
+}
+
+static int captured_at_once(CUstream one, bool with_blocking)
+{
+	CUstream blocking;
+	CUfunction small;
+	int captured = 0;
+	CHECK(CU(cuModuleGetFunction)(&small, module, "spin_20us"));
+	CHECK(CU(cuStreamCreate)(&blocking, CU_STREAM_DEFAULT));
+	launch(one, 1);
+	for (int i = 0; i < 40; i++)
+		captured += i % 2 == 0 || !with_blocking ? capture_at_once(one, small, false) : capture_at_once(blocking, small, true);
+	return captured;
+}
+
 int main(int argc, char **argv)
 {
 	CUdevice device;
-	CUmodule module;
 	CUstream one, two;
 	CUevent fork, join;
 	CUgraph graph;
@@ -85,6 +112,7 @@ int main(int argc, char **argv)
 	CHECK(CU(cuStreamWaitEvent)(one, join, 0));
 	launch(one, 1);
 	CHECK(CU(cuStreamEndCapture)(one, &graph));
+	int captured = captured_at_once(one, argc < 2);
 	done = true;
 	pthread_join(thread, NULL);
 	CHECK(CU(cuGraphGetNodes)(graph, NULL, &nodes));
@@ -92,6 +120,6 @@ int main(int argc, char **argv)
 	for (int i = 0; i < 20; i++)
 		CHECK(CU(cuGraphLaunch)(executable, one));
 	CHECK(CU(cuCtxSynchronize)());
-	printf("nodes %zu failed %d\n", nodes, (int)failed);
+	printf("nodes %zu captured %d failed %d\n", nodes, captured, (int)failed);
 	return 0;
 }

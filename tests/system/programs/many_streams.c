@@ -2,14 +2,15 @@
 // many_streams SEED SECONDS: work in streams that wait for each other, for copies and for the host, at random: short kernels and long ones,
 // alone and in rows. What it does depends on SEED alone, but not when.
 // many_streams behind-copies SECONDS: in one stream a short kernel, in another a longer copy and a kernel behind it, which is launched while the
-// first one runs, and begins when nothing else does. See tests/system/share.bats.
-#include <stdbool.h>
+// first one runs, and begins when nothing else does.
+// many_streams behind-waits SECONDS: copies in one stream and a kernel behind each in another, as a loader of data has it.
+// many_streams behind-host SECONDS: kernels with functions of the host between them. See tests/system/share.bats.
 #include <time.h>
 
 #define DRIVER_FUNCTIONS(X) \
 	X(cuInit) X(cuDeviceGet) X(cuDevicePrimaryCtxRetain) X(cuCtxSetCurrent) X(cuCtxSynchronize) X(cuModuleLoadData) X(cuModuleGetFunction) \
 	X(cuLaunchKernel) X(cuStreamCreate) X(cuStreamSynchronize) X(cuStreamWaitEvent) X(cuEventCreate) X(cuEventRecord) X(cuEventSynchronize) \
-	X(cuMemAlloc_v2) X(cuMemHostAlloc) X(cuMemcpyHtoDAsync_v2)
+	X(cuMemAlloc_v2) X(cuMemHostAlloc) X(cuMemcpyHtoDAsync_v2) X(cuLaunchHostFunc)
 #include "../../gpu/programs/driver.h"
 
 #define CHECK(call) \
@@ -83,6 +84,48 @@ static void behind_a_copy(void)
 	CHECK(CU(cuStreamSynchronize)(stream[1]));
 }
 
+// The program waits for every eighth only.
+static void wait_now_and_then(CUstream on)
+{
+	static unsigned count;
+	if (++count % EVENTS == 0)
+		CHECK(CU(cuStreamSynchronize)(on));
+}
+
+static void behind_a_wait(void)
+{
+	static unsigned count;
+	CUevent copied = event[count++ % EVENTS];
+	CHECK(CU(cuMemcpyHtoDAsync_v2)(there, here, COPY, stream[2]));
+	CHECK(CU(cuEventRecord)(copied, stream[2]));
+	CHECK(CU(cuStreamWaitEvent)(stream[1], copied, 0));
+	CHECK(CU(cuLaunchKernel)(kernel[2], 16, 1, 1, 128, 1, 1, 0, stream[1], NULL, NULL));
+	wait_now_and_then(stream[1]);
+}
+
+static void sleep_a_little(void *unused)
+{
+	(void)unused;
+	pause_us(2000);
+}
+
+static void behind_the_host(void)
+{
+	CHECK(CU(cuLaunchHostFunc)(stream[1], sleep_a_little, NULL));
+	CHECK(CU(cuLaunchKernel)(kernel[2], 16, 1, 1, 128, 1, 1, 0, stream[1], NULL, NULL));
+	wait_now_and_then(stream[1]);
+}
+
+// What is done over and over.
+static void (*work(const char *name))(void)
+{
+	if (strcmp(name, "behind-copies") == 0)
+		return behind_a_copy;
+	if (strcmp(name, "behind-waits") == 0)
+		return behind_a_wait;
+	return strcmp(name, "behind-host") == 0 ? behind_the_host : step;
+}
+
 int main(int argc, char **argv)
 {
 	static const char *const names[4] = {"spin_10us", "spin_50us", "spin_200us", "spin_1ms"};
@@ -91,7 +134,7 @@ int main(int argc, char **argv)
 	CUmodule module;
 	if (argc != 3)
 		return 2;
-	bool behind_copies = strcmp(argv[1], "behind-copies") == 0;
+	void (*again)(void) = work(argv[1]);
 	seed = (unsigned)atoi(argv[1]);
 	driver_open();
 	CHECK(CU(cuInit)(0));
@@ -108,7 +151,7 @@ int main(int argc, char **argv)
 	CHECK(CU(cuMemAlloc_v2)(&there, COPY));
 	CHECK(CU(cuMemHostAlloc)(&here, COPY, 0));
 	for (double end_s = clock_s() + atof(argv[2]); clock_s() < end_s;)
-		behind_copies ? behind_a_copy() : step();
+		again();
 	CHECK(CU(cuCtxSynchronize)());
 	CHECK(CU(cuCtxSynchronize)()); // the meter looks once more
 	return 0;
