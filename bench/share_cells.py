@@ -278,6 +278,12 @@ def cost(options):
         return [Row("30 % of the GPU under a share of 50 %", f"{native:.2f} %", f"{sliced:.2f} %", f"{sliced / (native or 1e-9):.4f}", ok=sliced >= 0.99 * native > 0)]
     yield Cell("not binding", "part", 2 * takes(seconds), part, quiet=True)
 
+    def loader(lane):
+        native, sliced = (lane.together([(lane.work("loader", 500, seconds), share, lane.job())], seconds)[0].mean() for share in (None, 50))
+        return [Row("500 us kernels behind copies in another stream, under a share of 50 %", f"{native:.2f} %", f"{sliced:.2f} %", f"{sliced / (native or 1e-9):.4f}",
+                    ok=sliced >= 0.99 * min(native, 50) > 0)]
+    yield Cell("not binding, behind copies", "loader", 2 * takes(seconds), loader, quiet=True)
+
     each, pairs = max(1, options.seconds / 4), 5
 
     def launches(lane):

@@ -7,6 +7,7 @@
 //
 // KIND: plain mix graph streams streams-few coop launch (nothing but short launches) part (30 % busy) infer (requests of four kernels with
 //       pauses, 40 % busy) pdl (programmatic dependent launches in pieces of 2 ms) pdl-all (nothing but dependent launches)
+//       loader (each kernel waits for a copy of 64 MiB, 8 on the simulated driver, in another stream, as a program has it that loads data beside its work)
 //       small (one kernel every 50 ms) single (one small kernel and a pause, by the hundred).
 // START: CLOCK_MONOTONIC in ns at which to begin, or "-": say "ready" and read it from standard input.
 // SHARE_WORK_SLOT_MS=MS with SHARE_WORK_PHASE=0|1: single commands only in every second slot, for two programs by turns.
@@ -23,7 +24,7 @@
 	X(cuModuleLoadData) X(cuModuleGetFunction) X(cuLaunchKernel) X(cuLaunchCooperativeKernel) X(cuStreamCreate) \
 	X(cuStreamSynchronize) X(cuEventCreate) X(cuEventRecord) X(cuEventSynchronize) X(cuEventElapsedTime) X(cuStreamBeginCapture_v2) \
 	X(cuStreamEndCapture) X(cuGraphInstantiateWithFlags) X(cuGraphLaunch) X(cuLaunchKernelEx) X(cuMemAlloc_v2) X(cuMemsetD8_v2) \
-	X(cuMemcpyDtoH_v2)
+	X(cuMemcpyDtoH_v2) X(cuMemHostAlloc) X(cuMemcpyHtoDAsync_v2) X(cuStreamWaitEvent)
 #include "../tests/gpu/programs/driver.h"
 
 #define CHECK(call) \
@@ -35,7 +36,7 @@
 		} \
 	} while (0)
 
-enum { STREAMS = 8, GRAPH = 20, RING = 16, QUEUE = 4, WINDOWS = 256, LATENCIES = 1 << 16 };
+enum { STREAMS = 8, GRAPH = 20, RING = 16, QUEUE = 4, WINDOWS = 256, LATENCIES = 1 << 16, LOADED = 64 << 20 };
 
 static const char ptx[] =
 	".version 6.0\n.target sm_60\n.address_size 64\n"
@@ -281,11 +282,29 @@ static CUgraphExec make_graph(const struct kernel *kernel)
 	return executable;
 }
 
+// What comes next in the first stream waits for data that are copied in the second.
+static void load(unsigned piece)
+{
+	static CUevent loaded[RING];
+	static CUdeviceptr there;
+	static void *here;
+	if (here == NULL) {
+		CHECK(CU(cuMemAlloc_v2)(&there, LOADED));
+		CHECK(CU(cuMemHostAlloc)(&here, LOADED, 0));
+		for (int i = 0; i < RING; i++)
+			CHECK(CU(cuEventCreate)(&loaded[i], CU_EVENT_DISABLE_TIMING));
+	}
+	CHECK(CU(cuMemcpyHtoDAsync_v2)(there, here, simulated ? LOADED / 8 : LOADED, stream[1])); // the simulated copy engine is the processor
+	CHECK(CU(cuEventRecord)(loaded[piece % RING], stream[1]));
+	CHECK(CU(cuStreamWaitEvent)(stream[0], loaded[piece % RING], 0));
+}
+
 static void throughput(const char *kind, double us, double seconds, uint64_t start_ns)
 {
 	bool mix = strcmp(kind, "mix") == 0, graphs = strcmp(kind, "graph") == 0, few = strcmp(kind, "streams-few") == 0, many = few || strcmp(kind, "streams") == 0;
 	unsigned queue = many && !few ? RING : QUEUE; // pieces under way: two for each stream, or in half of the streams one
 	bool cooperative = strcmp(kind, "coop") == 0, infer = strcmp(kind, "infer") == 0, part = infer || strcmp(kind, "part") == 0;
+	bool loader = strcmp(kind, "loader") == 0;
 	bool all_dependent = strcmp(kind, "pdl-all") == 0, dependent = all_dependent || strcmp(kind, "pdl") == 0;
 	static const double lengths[] = {10, 50, 100, 500, 1000, 5000};
 	struct kernel kernel = kernel_of(mix ? 100 : us), mixed[6];
@@ -299,6 +318,8 @@ static void throughput(const char *kind, double us, double seconds, uint64_t sta
 		CHECK(CU(cuEventCreate)(&event[i], CU_EVENT_DEFAULT));
 	if (graphs)
 		CHECK(CU(cuGraphLaunch)(graph, stream[0]));
+	if (loader)
+		load(0);
 	launch(&kernel, stream[0]); // warm
 	CHECK(CU(cuCtxSynchronize)());
 	if (dependent)
@@ -307,7 +328,7 @@ static void throughput(const char *kind, double us, double seconds, uint64_t sta
 	CHECK(CU(cuEventRecord)(base, stream[0]));
 	CHECK(CU(cuStreamSynchronize)(stream[0]));
 	uint64_t begin_ns = clock_ns();
-	int piece = mix ? 1000 : us > 2000 ? 1 : (int)(2000 / us);
+	int piece = mix ? 1000 : loader || us > 2000 ? 1 : (int)(2000 / us);
 	unsigned in = 0, out = 0;
 	for (;;) {
 		bool full = in - out == queue || (part && in != out);
@@ -330,6 +351,8 @@ static void throughput(const char *kind, double us, double seconds, uint64_t sta
 		}
 		double did_us = 0;
 		began_us[in % RING] = (double)(clock_ns() - begin_ns) / 1000;
+		if (loader)
+			load(in);
 		for (int i = 0; i < piece; i++) {
 			const struct kernel *chosen = mix ? &mixed[(int)(random_unit() * 6)] : &kernel;
 			if (graphs)
@@ -429,7 +452,7 @@ static void latency(double us, double seconds, double pause_ms, uint64_t start_n
 int main(int argc, char **argv)
 {
 	if (argc < 4) {
-		fprintf(stderr, "usage: share_work plain|mix|graph|streams|streams-few|coop|launch|part|infer|pdl|pdl-all|small|single US SECONDS [START_NS|-]\n");
+		fprintf(stderr, "usage: share_work plain|mix|graph|streams|streams-few|coop|launch|part|loader|infer|pdl|pdl-all|small|single US SECONDS [START_NS|-]\n");
 		return 2;
 	}
 	const char *kind = argv[1];
