@@ -27,15 +27,6 @@
 	X(cuMemcpyDtoH_v2) X(cuMemHostAlloc) X(cuMemcpyHtoDAsync_v2) X(cuStreamWaitEvent)
 #include "../tests/gpu/programs/driver.h"
 
-#define CHECK(call) \
-	do { \
-		CUresult code_ = (call); \
-		if (code_ != CUDA_SUCCESS) { \
-			fprintf(stderr, "share_work: %s: %d\n", #call, (int)code_); \
-			exit(1); \
-		} \
-	} while (0)
-
 enum { STREAMS = 8, GRAPH = 20, RING = 16, QUEUE = 4, WINDOWS = 256, LATENCIES = 1 << 16, LOADED = 64 << 20 };
 
 static const char ptx[] =

@@ -15,6 +15,16 @@
 
 #define MIB (1024ull * 1024)
 
+// For programs that end at the driver's first error.
+#define CHECK(call) \
+	do { \
+		CUresult code_ = (call); \
+		if (code_ != CUDA_SUCCESS) { \
+			fprintf(stderr, "%s: %d\n", #call, (int)code_); \
+			exit(1); \
+		} \
+	} while (0)
+
 #ifdef DOOR_LINK
 #define CU(name) name
 static inline void driver_open(void)

@@ -14,15 +14,6 @@
 	X(cuStreamBeginCapture_v2) X(cuStreamEndCapture) X(cuGraphGetNodes) X(cuGraphInstantiateWithFlags) X(cuGraphLaunch)
 #include "../../gpu/programs/driver.h"
 
-#define CHECK(call) \
-	do { \
-		CUresult code_ = (call); \
-		if (code_ != CUDA_SUCCESS) { \
-			fprintf(stderr, "%s: %d\n", #call, (int)code_); \
-			exit(1); \
-		} \
-	} while (0)
-
 static CUcontext context;
 static CUmodule module;
 static CUfunction kernel;

@@ -20,15 +20,6 @@
 	X(cuLaunchKernel) X(cuStreamCreate) X(cuStreamSynchronize)
 #include "../../gpu/programs/driver.h"
 
-#define CHECK(call) \
-	do { \
-		CUresult code_ = (call); \
-		if (code_ != CUDA_SUCCESS) { \
-			fprintf(stderr, "collective: %s: %d\n", #call, (int)code_); \
-			exit(1); \
-		} \
-	} while (0)
-
 #define WARM_UP_S 0.5
 enum { GPUS = 8, TOGETHER = 8 };
 

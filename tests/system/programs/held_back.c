@@ -8,15 +8,6 @@
 	X(cuLaunchKernel) X(cuStreamCreate)
 #include "../../gpu/programs/driver.h"
 
-#define CHECK(call) \
-	do { \
-		CUresult code_ = (call); \
-		if (code_ != CUDA_SUCCESS) { \
-			fprintf(stderr, "%s: %d\n", #call, (int)code_); \
-			exit(1); \
-		} \
-	} while (0)
-
 static double clock_ms(void)
 {
 	struct timespec now;

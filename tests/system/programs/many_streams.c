@@ -13,15 +13,6 @@
 	X(cuMemAlloc_v2) X(cuMemHostAlloc) X(cuMemcpyHtoDAsync_v2) X(cuLaunchHostFunc)
 #include "../../gpu/programs/driver.h"
 
-#define CHECK(call) \
-	do { \
-		CUresult code_ = (call); \
-		if (code_ != CUDA_SUCCESS) { \
-			fprintf(stderr, "%s: %d\n", #call, (int)code_); \
-			exit(1); \
-		} \
-	} while (0)
-
 enum { STREAMS = 6, EVENTS = 8, COPY = 32 << 20 };
 
 static unsigned seed;
