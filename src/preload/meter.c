@@ -300,13 +300,14 @@ void softmig_meter_interrupt(CUstream stream, bool per_thread)
 void softmig_meter_wait(CUstream stream, bool per_thread, CUevent event)
 {
 	CUcontext context;
-	// An event that was captured must not be asked about.
-	if (!atomic_load_explicit(&softmig_meter_in_use, memory_order_acquire) || atomic_load_explicit(&softmig_stream_captures_open, memory_order_relaxed) > 0)
+	if (!atomic_load_explicit(&softmig_meter_in_use, memory_order_acquire))
 		return;
 	stream = plain_name(stream, per_thread, &context);
 	if (!softmig_meter_lock())
 		return;
-	struct softmig_lane *lane = recent_lane(stream, context);
+	// An event that was captured must not be asked about, and while the lock is held no capture begins.
+	bool may_ask = atomic_load_explicit(&softmig_stream_captures_open, memory_order_relaxed) == 0;
+	struct softmig_lane *lane = may_ask ? recent_lane(stream, context) : NULL;
 	uint64_t now_ns = lane != NULL ? softmig_meter_clock_ns() : 0;
 	if (lane != NULL && softmig_lane_busy(lane) && lane->next_wait_ns <= now_ns && DRIVER(cuEventQuery)(event) == CUDA_ERROR_NOT_READY) {
 		uint64_t least_ns = now_ns - WAITS * WAIT_NS;

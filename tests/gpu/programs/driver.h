@@ -15,6 +15,18 @@
 
 #define MIB (1024ull * 1024)
 
+// Device 0 with its primary context, and a module of the simulated driver's kernels.
+#define START(context, module) \
+	do { \
+		CUdevice device_; \
+		driver_open(); \
+		CHECK(CU(cuInit)(0)); \
+		CHECK(CU(cuDeviceGet)(&device_, 0)); \
+		CHECK(CU(cuDevicePrimaryCtxRetain)(&(context), device_)); \
+		CHECK(CU(cuCtxSetCurrent)(context)); \
+		CHECK(CU(cuModuleLoadData)(&(module), "image")); \
+	} while (0)
+
 // For programs that end at the driver's first error.
 #define CHECK(call) \
 	do { \

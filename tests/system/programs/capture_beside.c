@@ -69,19 +69,13 @@ static int captured_at_once(CUstream one, bool with_blocking)
 
 int main(int argc, char **argv)
 {
-	CUdevice device;
 	CUstream one, two;
 	CUevent fork, join;
 	CUgraph graph;
 	CUgraphExec executable;
 	pthread_t thread;
 	size_t nodes = 0;
-	driver_open();
-	CHECK(CU(cuInit)(0));
-	CHECK(CU(cuDeviceGet)(&device, 0));
-	CHECK(CU(cuDevicePrimaryCtxRetain)(&context, device));
-	CHECK(CU(cuCtxSetCurrent)(context));
-	CHECK(CU(cuModuleLoadData)(&module, "image"));
+	START(context, module);
 	CHECK(CU(cuModuleGetFunction)(&kernel, module, "spin_100us"));
 	CHECK(CU(cuStreamCreate)(&one, CU_STREAM_NON_BLOCKING));
 	CHECK(CU(cuStreamCreate)(&two, CU_STREAM_NON_BLOCKING));

@@ -17,17 +17,11 @@ static double clock_ms(void)
 
 int main(void)
 {
-	CUdevice device;
 	CUcontext context;
 	CUmodule module;
 	CUfunction longest, small;
 	CUstream one, two;
-	driver_open();
-	CHECK(CU(cuInit)(0));
-	CHECK(CU(cuDeviceGet)(&device, 0));
-	CHECK(CU(cuDevicePrimaryCtxRetain)(&context, device));
-	CHECK(CU(cuCtxSetCurrent)(context));
-	CHECK(CU(cuModuleLoadData)(&module, "image"));
+	START(context, module);
 	CHECK(CU(cuModuleGetFunction)(&longest, module, "spin_4000ms"));
 	CHECK(CU(cuModuleGetFunction)(&small, module, "spin_10us"));
 	CHECK(CU(cuStreamCreate)(&one, CU_STREAM_NON_BLOCKING));

@@ -120,19 +120,13 @@ static void (*work(const char *name))(void)
 int main(int argc, char **argv)
 {
 	static const char *const names[4] = {"spin_10us", "spin_50us", "spin_200us", "spin_1ms"};
-	CUdevice device;
 	CUcontext context;
 	CUmodule module;
 	if (argc != 3)
 		return 2;
 	void (*again)(void) = work(argv[1]);
 	seed = (unsigned)atoi(argv[1]);
-	driver_open();
-	CHECK(CU(cuInit)(0));
-	CHECK(CU(cuDeviceGet)(&device, 0));
-	CHECK(CU(cuDevicePrimaryCtxRetain)(&context, device));
-	CHECK(CU(cuCtxSetCurrent)(context));
-	CHECK(CU(cuModuleLoadData)(&module, "image"));
+	START(context, module);
 	for (int i = 0; i < 4; i++)
 		CHECK(CU(cuModuleGetFunction)(&kernel[i], module, names[i]));
 	for (int i = 0; i < STREAMS; i++)
