@@ -10,7 +10,7 @@
 //       loader (each kernel waits for a copy of 64 MiB, 8 on the simulated driver, in another stream, as a program has it that loads data beside its work)
 //       small (one kernel every 50 ms) single (one small kernel and a pause, by the hundred).
 // START: CLOCK_MONOTONIC in ns at which to begin, or "-": say "ready" and read it from standard input.
-// SHARE_WORK_SLOT_MS=MS with SHARE_WORK_PHASE=0|1: single commands only in every second slot, for two programs by turns.
+// SHARE_WORK_SLOT_MS=MS with SHARE_WORK_PHASE=0|1: single commands, or launches without end, only in every second slot, for two programs by turns.
 // Output: "steps_per_ns" as calibrated, "window I US" for each full second the GPU time's worth of kernels done in it, "total US
 // SECONDS", "latency MEDIAN_NS P99_NS COUNT" where single commands are timed, "round I MEDIAN_NS P99_NS COUNT" for each slot,
 // "intact 1" if dependent kernels ran whole and in order. Status 77: this GPU or driver cannot do it.
@@ -375,27 +375,65 @@ static void throughput(const char *kind, double us, double seconds, uint64_t sta
 		check_chain();
 }
 
+// ---- slots: two programs by turns
+
+struct slots {
+	uint64_t ns, begin_ns; // 0: all the time is this program's
+	unsigned phase;
+};
+
+static struct slots slots_from(uint64_t begin_ns)
+{
+	const char *slot_ms = getenv("SHARE_WORK_SLOT_MS"), *phase = getenv("SHARE_WORK_PHASE");
+	return (struct slots){slot_ms != NULL ? strtoull(slot_ms, NULL, 10) * 1000000 : 0, begin_ns, phase != NULL && *phase == '1'};
+}
+
+static uint64_t slot_of(const struct slots *slots, uint64_t now_ns)
+{
+	return slots->ns != 0 ? (now_ns - slots->begin_ns) / slots->ns : 0;
+}
+
+static bool slot_is_mine(const struct slots *slots, uint64_t now_ns)
+{
+	return slots->ns == 0 || slot_of(slots, now_ns) % 2 == slots->phase;
+}
+
+static uint64_t next_slot_ns(const struct slots *slots, uint64_t now_ns)
+{
+	return slots->begin_ns + (slot_of(slots, now_ns) + 1) * slots->ns;
+}
+
 // ---- launches without end: how many a second
+
+// What is launched in the first moments of a slot is not counted: the bucket holds more after a rest.
+#define SLOT_RUN_IN_NS UINT64_C(300000000)
 
 static void launch_bound(double us, double seconds, uint64_t start_ns)
 {
 	struct kernel kernel = kernel_of(us);
 	begin_at(start_ns);
-	uint64_t begin_ns = clock_ns(), launches = 0, end_ns = begin_ns + (uint64_t)(seconds * 1e9), window_ns = begin_ns;
-	int window = 0;
-	uint64_t before = 0;
-	while (clock_ns() < end_ns) {
-		for (int i = 0; i < 64; i++)
-			launch(&kernel, stream[0]);
-		launches += 64;
-		if (clock_ns() >= window_ns + 1000000000u) {
-			printf("window %d %.1f\n", window++, (double)(launches - before) * us);
-			before = launches;
-			window_ns += 1000000000u;
+	struct slots slots = slots_from(clock_ns());
+	uint64_t launches = 0, counted_ns = 0, now_ns, end_ns = slots.begin_ns + (uint64_t)(seconds * 1e9);
+	while ((now_ns = clock_ns()) < end_ns) {
+		if (!slot_is_mine(&slots, now_ns)) {
+			CHECK(CU(cuStreamSynchronize)(stream[0]));
+			sleep_until(next_slot_ns(&slots, now_ns));
+			continue;
 		}
+		uint64_t since_ns = 0, from_ns = now_ns + (slots.ns != 0 ? SLOT_RUN_IN_NS : 0), until_ns = slots.ns != 0 ? next_slot_ns(&slots, now_ns) : end_ns;
+		while (now_ns < until_ns) {
+			for (int i = 0; i < 64; i++)
+				launch(&kernel, stream[0]);
+			now_ns = clock_ns();
+			if (since_ns != 0)
+				launches += 64;
+			else if (now_ns >= from_ns)
+				since_ns = now_ns;
+		}
+		counted_ns += since_ns != 0 ? now_ns - since_ns : 0;
 	}
 	CHECK(CU(cuStreamSynchronize)(stream[0]));
-	printf("total %.1f %.6f\n", (double)launches * us, (double)(clock_ns() - begin_ns) / 1e9);
+	printf("total %.1f %.6f\n", (double)launches * us, (double)counted_ns / 1e9);
 }
 
 // ---- single commands: how long each takes
@@ -403,19 +441,18 @@ static void launch_bound(double us, double seconds, uint64_t start_ns)
 static void latency(double us, double seconds, double pause_ms, uint64_t start_ns)
 {
 	struct kernel kernel = kernel_of(us);
-	const char *slot_ms = getenv("SHARE_WORK_SLOT_MS"), *phase = getenv("SHARE_WORK_PHASE");
-	uint64_t slot_ns = slot_ms != NULL ? strtoull(slot_ms, NULL, 10) * 1000000 : 0, slot = 0;
 	int warm = 0, from = 0;
 	for (int i = 0; i < 5; i++) {
 		launch(&kernel, stream[0]);
 		CHECK(CU(cuStreamSynchronize)(stream[0]));
 	}
 	begin_at(start_ns);
-	uint64_t begin_ns = clock_ns();
-	while ((double)(clock_ns() - begin_ns) < seconds * 1e9 && timings < LATENCIES) {
-		uint64_t now_slot = slot_ns != 0 ? (clock_ns() - begin_ns) / slot_ns : 0;
-		if (slot_ns != 0 && now_slot % 2 != (phase != NULL && *phase == '1')) {
-			sleep_until(begin_ns + (now_slot + 1) * slot_ns);
+	struct slots slots = slots_from(clock_ns());
+	uint64_t slot = 0;
+	while ((double)(clock_ns() - slots.begin_ns) < seconds * 1e9 && timings < LATENCIES) {
+		uint64_t now_ns = clock_ns(), now_slot = slot_of(&slots, now_ns);
+		if (!slot_is_mine(&slots, now_ns)) {
+			sleep_until(next_slot_ns(&slots, now_ns));
 			warm = 5; // the first after a long pause are another thing
 			continue;
 		}
@@ -435,7 +472,7 @@ static void latency(double us, double seconds, double pause_ms, uint64_t start_n
 			timings++;
 		sleep_until(clock_ns() + (uint64_t)(pause_ms * 1e6 * (0.9 + 0.2 * random_unit())));
 	}
-	if (slot_ns != 0) {
+	if (slots.ns != 0) {
 		char name[32];
 		snprintf(name, sizeof name, "round %u", (unsigned)slot);
 		print_latency(name, &taken_ns[from], timings - from);

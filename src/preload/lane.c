@@ -348,10 +348,10 @@ bool softmig_lane_is_due(const struct softmig_lane *lane, bool known, uint64_t n
 	return !known || lane->guessed || lane->open.estimate_ns >= BATCH_NS || (lane->pauses > 0 && now_ns - lane->recorded_ns >= PAUSED_GAP_NS);
 }
 
-bool softmig_lane_may_have_paused(const struct softmig_lane *lane, uint64_t now_ns)
+bool softmig_lane_may_have_paused(const struct softmig_lane *lane, bool waited, uint64_t now_ns)
 {
-	// Where a batch begins, the event that ended the last one knows better than any estimate.
-	return lane->open.count == 0 ? lane->closed > 0 : now_ns > lane->used_ns + GAP_NS;
+	// Where a batch begins, the event that ended the last one knows better than any estimate; but what was launched a moment ago has been done since then at the earliest.
+	return now_ns > lane->used_ns + GAP_NS || (lane->open.count == 0 && (waited || lane->anew));
 }
 
 // ---- what is done

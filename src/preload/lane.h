@@ -95,8 +95,8 @@ bool softmig_lane_await(struct softmig_lane *lane);
 void softmig_lane_unlaunch(struct softmig_lane *lane, uint64_t estimate_ns);
 // Should an event follow this launch now?
 bool softmig_lane_is_due(const struct softmig_lane *lane, bool known, uint64_t now_ns);
-// Its work may have been done before now: look before the next launch.
-bool softmig_lane_may_have_paused(const struct softmig_lane *lane, uint64_t now_ns);
+// Its work may have been done some time before now: look before the next launch. waited: the program has waited for something since the last look.
+bool softmig_lane_may_have_paused(const struct softmig_lane *lane, bool waited, uint64_t now_ns);
 // Sets the event that ends the open batch, if this thread may do so now. after_launch: directly after a launch into it.
 void softmig_lane_close(struct softmig_lane *lane, uint64_t thread, bool after_launch, bool disturbed, uint64_t now_ns);
 

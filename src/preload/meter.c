@@ -117,11 +117,12 @@ void softmig_meter_before(struct softmig_meter_launch *launch, CUstream stream, 
 		softmig_meter_close_one(meter, meter->last, now_ns); // or nobody would know when its work was done
 	meter->last = lane;
 	bool alone = known && (lane->open.count == 0 || lane->open.brief) && is_alone(meter, lane);
-	if (!softmig_lane_busy(lane) || softmig_lane_may_have_paused(lane, now_ns) || lane->close_later) {
+	bool busy = softmig_lane_busy(lane), paused = busy && softmig_lane_may_have_paused(lane, meter->waited, now_ns);
+	if (!busy || paused || lane->close_later) {
 		int mode = softmig_stream_relax();
 		bool covered = known && softmig_lane_may_be_covered(lane) && softmig_meter_is_covered(meter, lane, now_ns) &&
 		               softmig_lane_is_empty(lane, softmig_meter_self());
-		if (!covered && softmig_lane_busy(lane) && softmig_lane_may_have_paused(lane, now_ns))
+		if (!covered && paused)
 			softmig_meter_sweep(meter, now_ns);
 		meter->active[i / 64] |= UINT64_C(1) << (i % 64);
 		softmig_lane_launch(lane, softmig_meter_self(), launch->estimate, launch->estimate_ns, dependent, alone, covered, now_ns);

@@ -185,6 +185,14 @@ static struct softmig_turn_seen read_page(int directory, const char *name)
 	return page;
 }
 
+// Between two listings: whose directory it is was looked at in the last one.
+static struct softmig_turn_seen read_by_path(const struct softmig_turn_directory *directory, const char *name)
+{
+	char path[sizeof(directory->path) + SOFTMIG_TURN_NAME];
+	softmig_format(path, sizeof(path), "%s/%s", directory->path, name);
+	return read_page(AT_FDCWD, path);
+}
+
 // When a page's job last said that it works or wants to, or until when.
 static uint64_t active_ns(const struct softmig_turn_seen *page)
 {
@@ -324,8 +332,8 @@ void softmig_turn_read(struct softmig_turn_directory *directory, struct softmig_
 		errno = kept;
 		return;
 	}
-	int fd = open_directory(directory->path, directory->owner);
-	if (fd >= 0 && stale) {
+	int fd = stale ? open_directory(directory->path, directory->owner) : -1;
+	if (fd >= 0) {
 		list(directory, turn, fd, changed || directory->again, now_ns);
 		directory->again = changed;
 		directory->changed = status.st_mtim;
@@ -333,8 +341,10 @@ void softmig_turn_read(struct softmig_turn_directory *directory, struct softmig_
 	}
 	for (int i = 0; i < directory->count; i++) {
 		struct softmig_turn_seen page = {0};
-		if (fd >= 0 && directory->name[i][0] != '\0')
+		if (directory->name[i][0] != '\0' && fd >= 0)
 			page = read_page(fd, directory->name[i]);
+		else if (directory->name[i][0] != '\0' && !stale)
+			page = read_by_path(directory, directory->name[i]);
 		softmig_turn_see(turn, i, &page, now_ns);
 	}
 	if (fd >= 0)
