@@ -8,8 +8,7 @@
 
 // A batch is closed when it holds so much estimated work: few events, and a bill at most so late.
 #define BATCH_NS 2000000u
-// A stream without work for less than this counts as busy: the gaps of launch-bound work are nobody else's.
-#define GAP_NS 20000u
+#define GAP_NS SOFTMIG_LANE_GAP_NS
 // Where a program pauses, events are set this often, so that its pauses are seen.
 #define PAUSED_GAP_NS 50000u
 #define PAUSES 16
@@ -290,21 +289,12 @@ static void begin_batch(struct softmig_lane *lane, uint64_t thread, uint64_t est
 	lane->covered = 0;
 }
 
-void softmig_lane_launch(struct softmig_lane *lane, uint64_t thread, struct softmig_estimate *estimate, uint64_t estimate_ns,
-                         bool dependent, bool alone, bool covered, uint64_t now_ns)
+void softmig_lane_more(struct softmig_lane *lane, struct softmig_estimate *estimate, uint64_t estimate_ns, uint64_t now_ns)
 {
-	lane->dependent = dependent || (lane->dependent && lane->open.count > 0);
-	if (lane->close_later && !dependent && may_record(lane, true, thread)) {
-		close_open(lane, false, now_ns);
-		lane->dependent = false;
-	}
-	if (lane->open.count == 0)
-		begin_batch(lane, thread, estimate_ns, alone, covered, now_ns);
-	lane->used_ns = now_ns;
 	struct softmig_lane_batch *open = &lane->open;
+	lane->used_ns = now_ns;
 	open->count++;
 	open->estimate_ns += estimate_ns;
-	open->brief = open->brief && alone && open->estimate_ns <= BRIEF_NS;
 	uint32_t i = 0;
 	while (i < open->parts && i < SOFTMIG_LANE_PARTS && open->part[i].estimate != estimate)
 		i++;
@@ -320,6 +310,28 @@ void softmig_lane_launch(struct softmig_lane *lane, uint64_t thread, struct soft
 	}
 	lane->drains_ns = (lane->drains_ns > now_ns ? lane->drains_ns : now_ns) + estimate_ns;
 	lane->sequence = ++lane->home->sequence;
+}
+
+uint64_t softmig_lane_room(const struct softmig_lane *lane)
+{
+	const struct softmig_lane_batch *open = &lane->open;
+	if (open->count == 0 || open->brief || lane->dependent || lane->close_later || lane->guessed || lane->pauses > 0 || lane->gone)
+		return 0;
+	return open->estimate_ns < BATCH_NS ? BATCH_NS - open->estimate_ns : 0;
+}
+
+void softmig_lane_launch(struct softmig_lane *lane, uint64_t thread, struct softmig_estimate *estimate, uint64_t estimate_ns,
+                         bool dependent, bool alone, bool covered, uint64_t now_ns)
+{
+	lane->dependent = dependent || (lane->dependent && lane->open.count > 0);
+	if (lane->close_later && !dependent && may_record(lane, true, thread)) {
+		close_open(lane, false, now_ns);
+		lane->dependent = false;
+	}
+	if (lane->open.count == 0)
+		begin_batch(lane, thread, estimate_ns, alone, covered, now_ns);
+	softmig_lane_more(lane, estimate, estimate_ns, now_ns);
+	lane->open.brief = lane->open.brief && alone && lane->open.estimate_ns <= BRIEF_NS;
 }
 
 void softmig_lane_unlaunch(struct softmig_lane *lane, uint64_t estimate_ns)

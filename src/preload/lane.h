@@ -11,6 +11,8 @@
 #include "preload/estimate.h"
 #include "preload/hook.h"
 
+// A stream without work for less than this counts as busy: the gaps of launch-bound work are nobody else's.
+#define SOFTMIG_LANE_GAP_NS 20000u
 enum { SOFTMIG_LANES = 128, SOFTMIG_LANE_BATCHES = 12, SOFTMIG_LANE_PARTS = 6, SOFTMIG_LANE_EVENTS = 64 };
 
 // A context's events and clock.
@@ -85,6 +87,10 @@ struct softmig_lane *softmig_lane_find(CUcontext context, int gpu, CUstream stre
 // (the estimate is worth something), and nothing else is on the GPU. covered: other lanes are at work, this one may be covered, and is empty.
 void softmig_lane_launch(struct softmig_lane *lane, uint64_t thread, struct softmig_estimate *estimate, uint64_t estimate_ns,
                          bool dependent, bool alone, bool covered, uint64_t now_ns);
+// One more launch in quick succession after the last one, for which there was room.
+void softmig_lane_more(struct softmig_lane *lane, struct softmig_estimate *estimate, uint64_t estimate_ns, uint64_t now_ns);
+// How much more work may be launched so before anything else is to be done here; 0: nothing, every launch must be looked at.
+uint64_t softmig_lane_room(const struct softmig_lane *lane);
 // A batch begins with the next launch. If other lanes are at work, and the stream is empty, it need not be measured when.
 bool softmig_lane_may_be_covered(const struct softmig_lane *lane);
 // Asks the driver whether nothing is left in the stream, not even a copy. False: perhaps there is.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The meter's doors; see meter.h. Most launches cost a clock reading, the lock and a table look-up.
+// The meter's doors; see meter.h. Most launches cost a table look-up and a note, those after a moment's pause a clock reading and the lock.
 #include "preload/meter.h"
 
 #include <errno.h>
@@ -8,6 +8,7 @@
 
 #include "preload/meter_gpu.h"
 #include "preload/mode.h"
+#include "preload/note.h"
 #include "preload/stream.h"
 
 // So much open work in a stream is worth an event when the program turns to another, or sets an event of its own.
@@ -72,6 +73,15 @@ static bool is_alone(const struct softmig_meter *meter, const struct softmig_lan
 	return !meter->gate.contested && meter->gate.sharers == 0;
 }
 
+// What this thread launches into the stream next need only be noted, as long as the gate's word stands.
+static void allow_notes(const struct softmig_meter *meter, struct softmig_lane *lane, CUstream stream, CUcontext context, uint64_t now_ns)
+{
+	int64_t credit_ns = atomic_load_explicit(&meter->gate.credit_ns, memory_order_relaxed);
+	uint64_t valid_until_ns = atomic_load_explicit(&meter->gate.valid_until_ns, memory_order_relaxed), room_ns = softmig_lane_room(lane);
+	if (credit_ns > 0 && room_ns > 0 && valid_until_ns > now_ns)
+		softmig_notes_begin(softmig_meter_self(), stream, context, lane, room_ns < (uint64_t)credit_ns ? room_ns : (uint64_t)credit_ns, valid_until_ns - now_ns, now_ns);
+}
+
 void softmig_meter_before(struct softmig_meter_launch *launch, CUstream stream, bool per_thread, uint64_t key, bool dependent)
 {
 	CUcontext context;
@@ -87,6 +97,9 @@ void softmig_meter_before(struct softmig_meter_launch *launch, CUstream stream, 
 	}
 	launch->estimate = softmig_estimate_find(key | 1);
 	launch->estimate_ns = softmig_estimate_ns(launch->estimate, &known);
+	launch->due = false;
+	if (known && !dependent && (launch->lane = softmig_note(softmig_meter_self(), stream, context, launch->estimate, launch->estimate_ns)) != NULL)
+		return;
 	uint64_t now_ns = softmig_meter_clock_ns();
 	if (!softmig_meter_lock())
 		return;
@@ -115,6 +128,7 @@ void softmig_meter_before(struct softmig_meter_launch *launch, CUstream stream, 
 	int i = softmig_lane_index(lane);
 	if (meter->last != lane && meter->last != NULL && meter->last->home != NULL && meter->last->open.estimate_ns >= SWITCH_NS)
 		softmig_meter_close_one(meter, meter->last, now_ns); // or nobody would know when its work was done
+	bool again = meter->last == lane;
 	meter->last = lane;
 	bool alone = known && (lane->open.count == 0 || lane->open.brief) && is_alone(meter, lane);
 	bool busy = softmig_lane_busy(lane), paused = busy && softmig_lane_may_have_paused(lane, meter->waited, now_ns);
@@ -135,6 +149,8 @@ void softmig_meter_before(struct softmig_meter_launch *launch, CUstream stream, 
 		meter->scene.crowd_ns = now_ns;
 	launch->due = softmig_lane_is_due(lane, known, now_ns);
 	launch->lane = lane;
+	if (again && !launch->due && !launch->looks)
+		allow_notes(meter, lane, stream, context, now_ns);
 	softmig_meter_unlock();
 }
 

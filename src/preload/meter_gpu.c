@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "preload/mode.h"
+#include "preload/note.h"
 #include "preload/stream.h"
 #include "preload/uuid.h"
 #include "slice/log.h"
@@ -29,6 +30,21 @@ uint64_t softmig_meter_clock_ns(void)
 	return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
 }
 
+// Launches that were noted without the lock.
+static void reckon_notes(void)
+{
+	struct softmig_lane *lane;
+	uint64_t now_ns = softmig_meter_clock_ns(), work_ns = softmig_notes_reckon(&lane, now_ns);
+	if (work_ns == 0)
+		return;
+	struct softmig_meter *meter = &softmig_meters[lane->home->gpu];
+	int i = softmig_lane_index(lane);
+	atomic_fetch_sub_explicit(&meter->gate.credit_ns, (int64_t)work_ns, memory_order_relaxed);
+	meter->active[i / 64] |= UINT64_C(1) << (i % 64);
+	if (softmig_meter_lanes(meter) > 1)
+		meter->scene.crowd_ns = now_ns;
+}
+
 bool softmig_meter_lock(void)
 {
 	for (unsigned tries = 1; atomic_exchange_explicit(&locked, 1, memory_order_acquire) != 0; tries++) {
@@ -39,6 +55,8 @@ bool softmig_meter_lock(void)
 		if (tries % 4096 == 0 && softmig_sys_getpid() != locked_in)
 			return false;
 	}
+	if (softmig_notes_end())
+		reckon_notes();
 	return true;
 }
 
