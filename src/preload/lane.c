@@ -312,12 +312,12 @@ void softmig_lane_more(struct softmig_lane *lane, struct softmig_estimate *estim
 	lane->sequence = ++lane->home->sequence;
 }
 
-uint64_t softmig_lane_room(const struct softmig_lane *lane)
+uint32_t softmig_lane_room(const struct softmig_lane *lane)
 {
 	const struct softmig_lane_batch *open = &lane->open;
 	if (open->count == 0 || open->brief || lane->dependent || lane->close_later || lane->guessed || lane->pauses > 0 || lane->gone)
 		return 0;
-	return open->estimate_ns < BATCH_NS ? BATCH_NS - open->estimate_ns : 0;
+	return open->estimate_ns < BATCH_NS ? BATCH_NS - (uint32_t)open->estimate_ns : 0;
 }
 
 void softmig_lane_launch(struct softmig_lane *lane, uint64_t thread, struct softmig_estimate *estimate, uint64_t estimate_ns,

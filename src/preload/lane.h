@@ -90,7 +90,7 @@ void softmig_lane_launch(struct softmig_lane *lane, uint64_t thread, struct soft
 // One more launch in quick succession after the last one, for which there was room.
 void softmig_lane_more(struct softmig_lane *lane, struct softmig_estimate *estimate, uint64_t estimate_ns, uint64_t now_ns);
 // How much more work may be launched so before anything else is to be done here; 0: nothing, every launch must be looked at.
-uint64_t softmig_lane_room(const struct softmig_lane *lane);
+uint32_t softmig_lane_room(const struct softmig_lane *lane);
 // A batch begins with the next launch. If other lanes are at work, and the stream is empty, it need not be measured when.
 bool softmig_lane_may_be_covered(const struct softmig_lane *lane);
 // Asks the driver whether nothing is left in the stream, not even a copy. False: perhaps there is.

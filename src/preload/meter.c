@@ -77,29 +77,15 @@ static bool is_alone(const struct softmig_meter *meter, const struct softmig_lan
 static void allow_notes(const struct softmig_meter *meter, struct softmig_lane *lane, CUstream stream, CUcontext context, uint64_t now_ns)
 {
 	int64_t credit_ns = atomic_load_explicit(&meter->gate.credit_ns, memory_order_relaxed);
-	uint64_t valid_until_ns = atomic_load_explicit(&meter->gate.valid_until_ns, memory_order_relaxed), room_ns = softmig_lane_room(lane);
+	uint64_t valid_until_ns = atomic_load_explicit(&meter->gate.valid_until_ns, memory_order_relaxed);
+	uint32_t room_ns = softmig_lane_room(lane);
 	if (credit_ns > 0 && room_ns > 0 && valid_until_ns > now_ns)
-		softmig_notes_begin(softmig_meter_self(), stream, context, lane, room_ns < (uint64_t)credit_ns ? room_ns : (uint64_t)credit_ns, valid_until_ns - now_ns, now_ns);
+		softmig_notes_begin(softmig_meter_self(), stream, context, lane, credit_ns < room_ns ? (uint32_t)credit_ns : room_ns, valid_until_ns - now_ns, now_ns);
 }
 
-void softmig_meter_before(struct softmig_meter_launch *launch, CUstream stream, bool per_thread, uint64_t key, bool dependent)
+// What a launch costs is mostly what it finds not in the caches: so this lies apart.
+static __attribute__((noinline)) void ask(struct softmig_meter_launch *launch, CUstream stream, CUcontext context, bool known, bool dependent)
 {
-	CUcontext context;
-	bool known;
-	launch->lane = NULL;
-	launch->looks = false;
-	stream = plain_name(stream, per_thread, &context);
-	if (atomic_load_explicit(&softmig_stream_captures_open, memory_order_relaxed) > 0) {
-		CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
-		if (SOFTMIG_HAS(cuStreamIsCapturing) && (DRIVER(cuStreamIsCapturing)(stream, &status) != CUDA_SUCCESS ||
-		                                         status != CU_STREAM_CAPTURE_STATUS_NONE))
-			return;
-	}
-	launch->estimate = softmig_estimate_find(key | 1);
-	launch->estimate_ns = softmig_estimate_ns(launch->estimate, &known);
-	launch->due = false;
-	if (known && !dependent && (launch->lane = softmig_note(softmig_meter_self(), stream, context, launch->estimate, launch->estimate_ns)) != NULL)
-		return;
 	uint64_t now_ns = softmig_meter_clock_ns();
 	if (!softmig_meter_lock())
 		return;
@@ -152,6 +138,29 @@ void softmig_meter_before(struct softmig_meter_launch *launch, CUstream stream, 
 	if (again && !launch->due && !launch->looks)
 		allow_notes(meter, lane, stream, context, now_ns);
 	softmig_meter_unlock();
+}
+
+static bool may_be_captured(CUstream stream)
+{
+	CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
+	return SOFTMIG_HAS(cuStreamIsCapturing) && (DRIVER(cuStreamIsCapturing)(stream, &status) != CUDA_SUCCESS || status != CU_STREAM_CAPTURE_STATUS_NONE);
+}
+
+void softmig_meter_before(struct softmig_meter_launch *launch, CUstream stream, bool per_thread, uint64_t key, bool dependent)
+{
+	CUcontext context;
+	bool known;
+	launch->lane = NULL;
+	launch->due = launch->looks = false;
+	stream = plain_name(stream, per_thread, &context);
+	if (atomic_load_explicit(&softmig_stream_captures_open, memory_order_relaxed) > 0 && may_be_captured(stream))
+		return;
+	launch->estimate = softmig_estimate_find(key | 1);
+	launch->estimate_ns = softmig_estimate_ns(launch->estimate, &known);
+	if (known && !dependent)
+		launch->lane = softmig_note(softmig_meter_self(), stream, context, launch->estimate, launch->estimate_ns);
+	if (launch->lane == NULL)
+		ask(launch, stream, context, known, dependent);
 }
 
 // The GPU has its work meanwhile.

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Notes; see note.h. A page's thread writes all of it but read, and open when that becomes false.
+// Notes; see note.h. A page's thread writes all of it but read, and writer when nobody is that any more.
 #include "preload/note.h"
 
 // How fast the processor's clock runs is told by the system's, over so long at least.
 #define COMPARE_NS 10000000u
 
-struct softmig_note_page softmig_note_pages[SOFTMIG_NOTE_PAGES] __attribute__((aligned(64)));
+struct softmig_note_page softmig_note_pages[SOFTMIG_NOTE_PAGES];
 struct softmig_note_page *_Atomic softmig_note_open;
 
 static uint64_t compared_ns, compared_ticks, ticks_per_ms; // 0: not known yet
@@ -27,13 +27,14 @@ static uint64_t ticks_in(uint64_t ns)
 	return ns * (ticks_per_ms / 1000) / 1000;
 }
 
-void softmig_notes_begin(uint64_t thread, CUstream stream, CUcontext context, struct softmig_lane *lane, uint64_t work_ns, uint64_t valid_ns, uint64_t now_ns)
+void softmig_notes_begin(uint64_t thread, CUstream stream, CUcontext context, struct softmig_lane *lane, uint32_t work_ns, uint64_t valid_ns, uint64_t now_ns)
 {
 	struct softmig_note_page *page = softmig_note_page_of(thread);
-	uint64_t now_ticks = softmig_note_ticks(), owner = atomic_load_explicit(&page->thread, memory_order_relaxed);
+	uint64_t now_ticks = softmig_note_ticks();
 	compare(now_ns, now_ticks);
-	if (ticks_per_ms / 1000 == 0 || (owner != 0 && owner != thread))
+	if (ticks_per_ms / 1000 == 0 || (page->owner != 0 && page->owner != thread))
 		return;
+	page->owner = thread;
 	if (page->lane != lane) // what slipped in after the end was another stream's: it is too little to matter
 		atomic_store_explicit(&page->read, atomic_load_explicit(&page->written, memory_order_relaxed), memory_order_relaxed);
 	page->stream = stream;
@@ -41,10 +42,9 @@ void softmig_notes_begin(uint64_t thread, CUstream stream, CUcontext context, st
 	page->lane = lane;
 	page->left_ns = work_ns;
 	page->until_ticks = now_ticks + ticks_in(valid_ns);
-	page->gap_ticks = ticks_in(SOFTMIG_LANE_GAP_NS);
+	page->gap_ticks = (uint32_t)ticks_in(SOFTMIG_LANE_GAP_NS);
 	atomic_store_explicit(&page->last_ticks, now_ticks, memory_order_relaxed);
-	atomic_store_explicit(&page->thread, thread, memory_order_relaxed);
-	atomic_store_explicit(&page->open, true, memory_order_relaxed);
+	atomic_store_explicit(&page->writer, thread, memory_order_relaxed);
 	atomic_store_explicit(&softmig_note_open, page, memory_order_relaxed);
 }
 
