@@ -406,7 +406,7 @@ static uint64_t next_slot_ns(const struct slots *slots, uint64_t now_ns)
 // ---- launches without end: how many a second
 
 // What is launched in the first moments of a slot is not counted: the bucket holds more after a rest.
-#define SLOT_RUN_IN_NS UINT64_C(300000000)
+#define SLOT_RUN_IN_NS UINT64_C(200000000)
 
 static void launch_bound(double us, double seconds, uint64_t start_ns)
 {

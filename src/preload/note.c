@@ -8,7 +8,7 @@
 struct softmig_note_page softmig_note_pages[SOFTMIG_NOTE_PAGES];
 struct softmig_note_page *_Atomic softmig_note_open;
 
-static uint64_t compared_ns, compared_ticks, ticks_per_ms; // 0: not known yet
+static uint64_t compared_ns, compared_ticks, ticks_per_us; // 0: not known yet
 
 static void compare(uint64_t now_ns, uint64_t now_ticks)
 {
@@ -16,7 +16,7 @@ static void compare(uint64_t now_ns, uint64_t now_ticks)
 		compared_ns = now_ns;
 		compared_ticks = now_ticks;
 	} else if (now_ns - compared_ns >= COMPARE_NS) {
-		ticks_per_ms = (now_ticks - compared_ticks) / ((now_ns - compared_ns) / 1000) * 1000;
+		ticks_per_us = (now_ticks - compared_ticks) / ((now_ns - compared_ns) / 1000);
 		compared_ns = now_ns;
 		compared_ticks = now_ticks;
 	}
@@ -24,7 +24,7 @@ static void compare(uint64_t now_ns, uint64_t now_ticks)
 
 static uint64_t ticks_in(uint64_t ns)
 {
-	return ns * (ticks_per_ms / 1000) / 1000;
+	return ns * ticks_per_us / 1000;
 }
 
 void softmig_notes_begin(uint64_t thread, CUstream stream, CUcontext context, struct softmig_lane *lane, uint32_t work_ns, uint64_t valid_ns, uint64_t now_ns)
@@ -32,7 +32,7 @@ void softmig_notes_begin(uint64_t thread, CUstream stream, CUcontext context, st
 	struct softmig_note_page *page = softmig_note_page_of(thread);
 	uint64_t now_ticks = softmig_note_ticks();
 	compare(now_ns, now_ticks);
-	if (ticks_per_ms / 1000 == 0 || (page->owner != 0 && page->owner != thread))
+	if (ticks_per_us == 0 || (page->owner != 0 && page->owner != thread))
 		return;
 	page->owner = thread;
 	if (page->lane != lane) // what slipped in after the end was another stream's: it is too little to matter
@@ -53,7 +53,7 @@ uint64_t softmig_notes_reckon(struct softmig_lane **lane, uint64_t now_ns)
 	struct softmig_note_page *page = atomic_load_explicit(&softmig_note_open, memory_order_relaxed);
 	uint32_t read = atomic_load_explicit(&page->read, memory_order_relaxed), count = atomic_load_explicit(&page->written, memory_order_acquire) - read;
 	uint64_t work_ns = 0, from_ns = page->lane->used_ns, ticks_ago = softmig_note_ticks() - atomic_load_explicit(&page->last_ticks, memory_order_relaxed);
-	uint64_t per_us = ticks_per_ms / 1000, ago_ns = per_us != 0 ? ticks_ago / per_us * 1000 : 0;
+	uint64_t ago_ns = ticks_per_us != 0 ? ticks_ago / ticks_per_us * 1000 : 0;
 	*lane = page->lane;
 	if (page->lane->home == NULL) // its context is gone
 		count = 0;
