@@ -61,6 +61,11 @@ uint64_t sim_backing_reserve(uint64_t bytes, uint64_t alignment, uint64_t wanted
 	return start;
 }
 
+void sim_backing_reserve_at(uint64_t address, uint64_t bytes)
+{
+	mmap((void *)(uintptr_t)address, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+}
+
 // The lowest place in managed memory's range that has room; elsewhere where it has none, or the machine no such addresses.
 static uint64_t reserve_managed(uint64_t bytes)
 {
@@ -112,6 +117,15 @@ bool sim_backing_map_aligned(struct sim_backing *backing, uint64_t bytes, uint64
 	return take_file(backing, bytes) && map_at(backing, sim_backing_reserve(bytes, alignment, 0), accessible);
 }
 
+bool sim_backing_map_at(struct sim_backing *backing, uint64_t bytes, uint64_t address)
+{
+	backing->inside = true;
+	if (take_file(backing, bytes) && map_at(backing, address, true))
+		return true;
+	sim_backing_reserve_at(address, bytes);
+	return false;
+}
+
 bool sim_backing_map_managed(struct sim_backing *backing, uint64_t bytes)
 {
 	return take_file(backing, bytes) && map_at(backing, reserve_managed(bytes), true);
@@ -121,7 +135,10 @@ void sim_backing_unmap(struct sim_backing *backing)
 {
 	if (backing->address == 0)
 		return;
-	munmap((void *)(uintptr_t)backing->address, backing->bytes);
+	if (backing->inside)
+		sim_backing_reserve_at(backing->address, backing->bytes);
+	else
+		munmap((void *)(uintptr_t)backing->address, backing->bytes);
 	if (backing->address >= MANAGED_FROM && backing->address < managed_from)
 		managed_from = backing->address;
 	if (backing->own_file)

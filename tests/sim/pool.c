@@ -114,10 +114,9 @@ static CUresult grow(struct CUmemPoolHandle_st *pool, uint64_t bytes)
 	uint64_t whole = sim_round_up(bytes, SIM_POOL_CHUNK);
 	if (whole < bytes || (pool->max_bytes != 0 && pool->reserved_bytes + whole > pool->max_bytes))
 		return CUDA_ERROR_OUT_OF_MEMORY;
-	bool again = pool->shared >= 0 && sim_shared_pool_take_again(pool->shared, whole);
 	uint64_t *kept = &sim_device[pool->device].kept_bytes;
-	uint64_t from_kept = !again && *kept <= whole ? *kept : 0;
-	CUresult result = again ? CUDA_SUCCESS : sim_gpu_charge_stream_ordered(pool->gpu, pool->device, whole - from_kept);
+	uint64_t from_kept = *kept <= whole ? *kept : 0;
+	CUresult result = sim_gpu_charge_stream_ordered(pool->gpu, pool->device, whole - from_kept);
 	if (result == CUDA_SUCCESS)
 		*kept -= from_kept;
 	if (result != CUDA_SUCCESS
@@ -129,18 +128,14 @@ static CUresult grow(struct CUmemPoolHandle_st *pool, uint64_t bytes)
 		return result;
 	struct sim_chunk *chunk = calloc(1, sizeof(*chunk));
 	struct sim_extent *extent = calloc(1, sizeof(*extent));
-	if (chunk == NULL || extent == NULL || !sim_backing_map(&chunk->backing, whole, true)) {
+	if (chunk == NULL || extent == NULL || !sim_pool_map(pool, chunk, whole)) {
 		free(chunk);
 		free(extent);
-		if (again)
-			sim_shared_pool_given_back(pool->shared, whole);
-		else
-			sim_gpu_uncharge(pool->gpu, whole);
+		sim_gpu_uncharge(pool->gpu, whole);
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	}
 	extent->bytes = whole;
 	extent->context = -1;
-	chunk->exported = again;
 	chunk->extents = extent;
 	chunk->next = pool->chunks;
 	pool->chunks = chunk;
@@ -197,6 +192,7 @@ static void destroy_if_done(struct CUmemPoolHandle_st *pool)
 		*link = pool->next;
 	pool->next = gone;
 	gone = pool;
+	sim_pool_places_gone(pool);
 	if (pool->shared >= 0)
 		sim_shared_pool_release(pool->shared);
 	pool->shared = -1;
@@ -241,6 +237,7 @@ static void chunk_gone(struct sim_chunk *chunk)
 		chunk->extents = extent->next;
 		free(extent);
 	}
+	free(chunk->exported);
 	free(chunk);
 }
 
@@ -258,8 +255,11 @@ uint64_t sim_pool_trim(struct CUmemPoolHandle_st *pool, uint64_t keep_bytes)
 		}
 		*link = chunk->next;
 		pool->reserved_bytes -= chunk->backing.bytes;
-		if (chunk->exported) { // it stays on the GPU
-			sim_shared_pool_given_back(pool->shared, chunk->backing.bytes);
+		if (chunk->exported != NULL) { // what was exported of it stays on the GPU
+			uint64_t left = sim_pool_keep(pool, chunk);
+			sim_shared_pool_given_back(pool->shared, left);
+			sim_gpu_uncharge(pool->gpu, chunk->backing.bytes - left);
+			released += chunk->backing.bytes - left;
 			chunk_gone(chunk);
 			continue;
 		}
@@ -396,6 +396,7 @@ static CUresult free_on(CUdeviceptr address, CUstream handle)
 	} else if (range->kind == SIM_RANGE_IPC && range->context == NULL) { // imported with its pool
 		struct CUmemPoolHandle_st *pool = range->owner;
 		pool->used_bytes -= range->bytes;
+		sim_shared_pool_pointer_freed(pool->shared, range->base);
 		sim_free(range);
 		destroy_if_done(pool);
 	} else if (range->kind == SIM_RANGE_GRAPH) {

@@ -20,7 +20,13 @@ struct sim_chunk {
 	struct sim_chunk *next;
 	struct sim_backing backing;
 	struct sim_extent *extents;
-	bool exported; // a pointer into it was
+	uint64_t *exported; // for each piece, as which generation a pointer into it was exported; 0: not. NULL: none was
+};
+
+// What was exported and given back.
+struct sim_kept {
+	struct sim_kept *next;
+	uint64_t address, bytes, generation;
 };
 
 struct CUmemPoolHandle_st {
@@ -35,6 +41,9 @@ struct CUmemPoolHandle_st {
 	uint64_t id;
 	int shared; // in the state, if it was exported or imported; -1: neither
 	struct sim_chunk *chunks;
+	uint64_t address, bytes; // reserved for its chunks, which take the lowest free place; 0: none yet
+	uint64_t generation;     // of what was exported last
+	struct sim_kept *kept;
 	struct CUmemPoolHandle_st *next;
 };
 
@@ -51,4 +60,12 @@ struct CUmemPoolHandle_st *sim_pool_current(int ordinal);
 struct CUmemPoolHandle_st *sim_pool_make(enum sim_pool_kind kind, int ordinal);
 CUresult sim_pool_alloc(
 	struct CUmemPoolHandle_st *pool, uint64_t bytes, const struct CUstream_st *stream, CUdeviceptr *address);
+// --- pool_places.c
+// The backing of a new chunk.
+bool sim_pool_map(struct CUmemPoolHandle_st *pool, struct sim_chunk *chunk, uint64_t bytes);
+// A pointer into the chunk has been exported. False: no memory.
+bool sim_pool_exported(struct CUmemPoolHandle_st *pool, struct sim_chunk *chunk, uint64_t address, uint64_t bytes);
+// The chunk is given back: keeps what was exported of it. Returns how much that is.
+uint64_t sim_pool_keep(struct CUmemPoolHandle_st *pool, const struct sim_chunk *chunk);
+void sim_pool_places_gone(struct CUmemPoolHandle_st *pool);
 #endif

@@ -147,7 +147,7 @@ CUresult cuMemPoolImportFromShareableHandle(
 }
 
 struct exported_pointer {
-	uint64_t pool, offset, bytes;
+	uint64_t pool, offset, bytes, place, generation;
 	int32_t pid, fd;
 };
 _Static_assert(sizeof(struct exported_pointer) <= sizeof(CUmemPoolPtrExportData), "fits");
@@ -164,17 +164,16 @@ CUresult cuMemPoolExportPointer(CUmemPoolPtrExportData *shareData_out, CUdevicep
 	if (pool != NULL && pool->handle_types == CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR && shared_of(pool)) {
 		struct sim_chunk *chunk = sim_pool_chunk(pool, ptr);
 		const struct sim_backing *backing = &chunk->backing;
-		if (!chunk->exported)
-			sim_shared_pool_reserved(pool->shared, backing->bytes);
-		chunk->exported = true;
+		result = sim_pool_exported(pool, chunk, range->base, range->bytes) ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
 		struct exported_pointer out = {.pool = pool->id,
 			.offset = backing->offset + (range->base - backing->address),
 			.bytes = range->bytes,
+			.place = range->base,
+			.generation = pool->generation,
 			.pid = getpid(),
 			.fd = backing->fd};
 		memset(shareData_out, 0, sizeof(*shareData_out));
 		memcpy(shareData_out, &out, sizeof(out));
-		result = CUDA_SUCCESS;
 	}
 	sim_leave();
 	return result;
@@ -192,7 +191,7 @@ CUresult cuMemPoolImportPointer(CUdeviceptr *ptr_out, CUmemoryPool pool, CUmemPo
 	sim_enter();
 	struct sim_range *range = sim_share_map(in.pid, in.fd, in.offset, in.bytes);
 	if (range != NULL) {
-		sim_shared_pool_pointer_imported(pool->shared);
+		sim_shared_pool_pointer_imported(pool->shared, in.place, in.bytes, in.generation, range->base);
 		range->device = pool->device;
 		range->owner = pool;
 		pool->used_bytes += range->bytes;

@@ -191,13 +191,6 @@ bool sim_shared_pool_hold(int index)
 	return held;
 }
 
-void sim_shared_pool_pointer_imported(int index)
-{
-	sim_lock();
-	sim_state->pool[index].pointer_imported = 1;
-	sim_unlock();
-}
-
 void sim_shared_pool_release(int index)
 {
 	sim_lock();
@@ -228,21 +221,6 @@ void sim_shared_pool_reserved(int index, uint64_t bytes)
 	sim_unlock();
 }
 
-bool sim_shared_pool_take_again(int index, uint64_t bytes)
-{
-	sim_lock();
-	struct sim_shared_pool *pool = &sim_state->pool[index];
-	bool taken = !pool->pointer_imported && pool->hidden_bytes >= bytes;
-	if (taken) {
-		pool->hidden_bytes -= bytes;
-		pool->reserved_bytes += bytes;
-		sim_shared_settle();
-		sim_charge(sim_slot, pool->gpu, bytes); // there is room for what has just been there
-	}
-	sim_unlock();
-	return taken;
-}
-
 void sim_shared_pool_given_back(int index, uint64_t bytes)
 {
 	sim_lock();
@@ -250,6 +228,65 @@ void sim_shared_pool_given_back(int index, uint64_t bytes)
 	pool->reserved_bytes -= bytes;
 	pool->hidden_bytes += bytes;
 	sim_uncharge(sim_slot, pool->gpu, bytes);
+	sim_shared_settle();
+	sim_unlock();
+}
+
+// --- pointers of pools that are imported
+
+void sim_shared_pool_pointer_imported(int index, uint64_t place, uint64_t bytes, uint64_t generation, uint64_t address)
+{
+	sim_lock();
+	struct sim_shared_pool *pool = &sim_state->pool[index];
+	struct sim_pool_import *free_one = NULL;
+	for (int i = 0; i < SIM_POOL_IMPORTS; i++) {
+		struct sim_pool_import *import = &pool->import[i];
+		if (!import->used) {
+			free_one = import;
+		} else if (import->process == sim_slot && sim_pool_import_covers(import, place, bytes) && import->generation < generation) {
+			sim_pool_import_pass_on(pool, import);
+			import->bytes = 0;
+		}
+	}
+	if (free_one != NULL)
+		*free_one = (struct sim_pool_import){.used = 1,
+			.process = sim_slot,
+			.address = address,
+			.place = place,
+			.bytes = bytes,
+			.generation = generation,
+			.renewed = UINT64_MAX};
+	sim_unlock();
+}
+
+void sim_shared_pool_pointer_freed(int index, uint64_t address)
+{
+	sim_lock();
+	struct sim_shared_pool *pool = &sim_state->pool[index];
+	for (int i = 0; i < SIM_POOL_IMPORTS; i++) {
+		struct sim_pool_import *import = &pool->import[i];
+		if (!import->used || import->process != sim_slot || import->address != address)
+			continue;
+		sim_pool_import_pass_on(pool, import);
+		import->used = 0;
+	}
+	sim_unlock();
+}
+
+void sim_shared_pool_let_go(int index, uint64_t place, uint64_t bytes, uint64_t generation, uint64_t renewed)
+{
+	sim_lock();
+	struct sim_shared_pool *pool = &sim_state->pool[index];
+	pool->hidden_bytes -= bytes < pool->hidden_bytes ? bytes : pool->hidden_bytes;
+	for (int i = 0; i < SIM_POOL_IMPORTS; i++) {
+		struct sim_pool_import *import = &pool->import[i];
+		if (!sim_pool_import_covers(import, place, bytes) || import->generation < generation || import->generation >= renewed)
+			continue;
+		import->charged_bytes += bytes;
+		import->renewed = renewed;
+		sim_state->process[import->process].used_bytes[pool->gpu] += bytes;
+		break;
+	}
 	sim_shared_settle();
 	sim_unlock();
 }

@@ -28,6 +28,7 @@ struct sim_backing {
 	int fd;                  // file whose pages are its contents
 	uint64_t offset;
 	bool own_file;
+	bool inside; // of addresses that stay reserved when it is unmapped
 };
 
 // 2 MiB shared by small allocations of one context.
@@ -177,6 +178,9 @@ struct CUctx_st *sim_context_first(void);
 // --- backing.c
 bool sim_backing_map(struct sim_backing *backing, uint64_t bytes, bool accessible);
 bool sim_backing_map_aligned(struct sim_backing *backing, uint64_t bytes, uint64_t alignment, bool accessible);
+// In addresses that are reserved already, and stay so.
+bool sim_backing_map_at(struct sim_backing *backing, uint64_t bytes, uint64_t address);
+void sim_backing_reserve_at(uint64_t address, uint64_t bytes);
 bool sim_backing_map_managed(struct sim_backing *backing, uint64_t bytes); // in a range of its own
 void sim_backing_unmap(struct sim_backing *backing);
 uint64_t sim_backing_reserve(uint64_t bytes, uint64_t alignment, uint64_t wanted);
@@ -218,13 +222,17 @@ int sim_shared_export(int block, int fd);          // a descriptor to give out; 
 // Pools that are exported: the entry of pool id, made by its maker where it is new (maker), -1: none.
 int sim_shared_pool(uint64_t id, int gpu, bool maker);
 bool sim_shared_pool_hold(int pool); // one more of this process that holds it
-void sim_shared_pool_pointer_imported(int pool); // this process has imported a pointer of it
 void sim_shared_pool_release(int pool);
 int sim_shared_pool_export(int pool);                       // a descriptor to give out
 void sim_shared_pool_reserved(int pool, uint64_t bytes);    // so much of what this process is charged is exported from now on
-// The pool grows by so much: does it take that from what it had given back, and is this process charged for it again? As long as nobody has imported a pointer of it.
-bool sim_shared_pool_take_again(int pool, uint64_t bytes);
 void sim_shared_pool_given_back(int pool, uint64_t bytes);  // by the pool, from which they were exported
+// This process has imported the pointer that lies at that place of the pool and was exported as that generation; what it still had of an earlier one that
+// was there is let go of. It has freed that pointer, which it sees at address.
+void sim_shared_pool_pointer_imported(int pool, uint64_t place, uint64_t bytes, uint64_t generation, uint64_t address);
+void sim_shared_pool_pointer_freed(int pool, uint64_t address);
+// At that place something else has been exported, as generation renewed: what was given back there, of that generation, is let go of by the pool. Who has imported it
+// has it still, in its figure.
+void sim_shared_pool_let_go(int pool, uint64_t place, uint64_t bytes, uint64_t generation, uint64_t renewed);
 // A descriptor of the same file that shares nothing else with fd, so that it does not count as exported.
 int sim_shared_reopen(int fd, int flags);
 

@@ -366,11 +366,40 @@ static void let_go(struct sim_shared_block *block, int slot)
 	}
 }
 
+bool sim_pool_import_covers(const struct sim_pool_import *import, uint64_t place, uint64_t bytes)
+{
+	return import->used && place < import->place + import->bytes && import->place < place + bytes;
+}
+
+void sim_pool_import_pass_on(struct sim_shared_pool *pool, struct sim_pool_import *import)
+{
+	uint64_t bytes = import->charged_bytes;
+	import->charged_bytes = 0;
+	if (bytes == 0)
+		return;
+	sim_uncharge(import->process, pool->gpu, bytes);
+	for (int i = 0; i < SIM_POOL_IMPORTS; i++) {
+		struct sim_pool_import *next = &pool->import[i];
+		if (next == import || !sim_pool_import_covers(next, import->place, import->bytes) || next->generation >= import->renewed)
+			continue;
+		next->charged_bytes += bytes;
+		next->renewed = import->renewed;
+		sim_state->process[next->process].used_bytes[pool->gpu] += bytes;
+		return;
+	}
+}
+
 static void let_go_of_pool(struct sim_shared_pool *pool, int slot)
 {
 	for (int i = 0; i < SIM_HOLDERS; i++)
 		if (pool->holder[i].process == slot)
 			pool->holder[i].count = 0;
+	for (int i = 0; i < SIM_POOL_IMPORTS; i++) {
+		if (!pool->import[i].used || pool->import[i].process != slot)
+			continue;
+		sim_pool_import_pass_on(pool, &pool->import[i]);
+		pool->import[i].used = 0;
+	}
 	if (pool->maker == slot) { // what its pool still had
 		pool->hidden_bytes += pool->reserved_bytes;
 		pool->reserved_bytes = 0;

@@ -9,7 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SIM_MAGIC 0x344d49534d54464full
+#define SIM_MAGIC 0x354d49534d54464full
 #define SIM_GPUS 16
 #define SIM_PROCESSES 512
 #define SIM_CONTEXTS 512
@@ -19,6 +19,7 @@
 #define SIM_SHARED_POOLS 256
 #define SIM_COMMUNICATORS 16 // that one context takes part in
 #define SIM_HOLDERS 16
+#define SIM_POOL_IMPORTS 64 // pointers of one pool that are imported
 #define SIM_SAMPLES 64 // windows of utilisation kept per GPU
 #define SIM_SAMPLE_NS (1000000000ull / 6)
 #define SIM_ACCOUNTING 128
@@ -142,8 +143,17 @@ struct sim_shared_block {
 	struct sim_holder holder[SIM_HOLDERS];
 };
 
+// A pointer of a pool that a process has imported. place: as the pool's maker sees it.
+struct sim_pool_import {
+	uint32_t used;
+	int32_t process;
+	uint64_t address, place, bytes; // bytes 0: it has imported a later one of that place, and has nothing of this one any more
+	uint64_t generation, renewed;   // exported as that; let go of by the pool when that was exported there
+	uint64_t charged_bytes;         // to this process, since the pool has let go of them
+};
+
 // A pool that was exported. What has been exported of its memory and was given back by the pool stays in use, in no process's
-// figure, until the pool, its imports and its descriptors are gone (docs/driver-facts.md).
+// figure, until something is exported at the same place, or the pool, its imports and its descriptors are gone (docs/driver-facts.md).
 struct sim_shared_pool {
 	uint32_t used;
 	int32_t gpu;
@@ -152,8 +162,8 @@ struct sim_shared_pool {
 	uint32_t exported;       // a descriptor has been given out
 	uint64_t reserved_bytes; // exported, and still the maker's
 	uint64_t hidden_bytes;
-	uint32_t pointer_imported; // one of it, by anybody, ever
 	struct sim_holder holder[SIM_HOLDERS]; // the pool itself, and imports
+	struct sim_pool_import import[SIM_POOL_IMPORTS];
 };
 
 struct sim_state {
@@ -210,6 +220,10 @@ void sim_shared_settle(void);
 uint64_t sim_gpu_used(int gpu);
 // Physical bytes that processes may have.
 uint64_t sim_gpu_capacity(int gpu);
+// Is any of that place this import's (lock held)?
+bool sim_pool_import_covers(const struct sim_pool_import *import, uint64_t place, uint64_t bytes);
+// What an import of the pool is charged goes to another one that has the same memory, or is gone (lock held).
+void sim_pool_import_pass_on(struct sim_shared_pool *pool, struct sim_pool_import *import);
 // Takes or gives physical memory for slot (lock held). False: the GPU has no more.
 bool sim_charge(int slot, int gpu, uint64_t bytes);
 void sim_uncharge(int slot, int gpu, uint64_t bytes);

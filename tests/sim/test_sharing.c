@@ -285,7 +285,7 @@ static void pool_exported_alone(bool closed_first)
 	pool_is_empty(&shared);
 	OK(cuMemPoolTrimTo(shared.pool, 0));
 	FIGURES(0, 0, 1);
-	pointer = allocate_exported(&shared); // is taken from that, as nobody has imported a pointer of the pool
+	pointer = allocate_exported(&shared); // at the same place: that is let go of
 	FIGURES(1, 0, 1);
 	free_pooled(pointer);
 	FIGURES(0, 0, 1);
@@ -383,7 +383,7 @@ static void pool_imported_elsewhere(struct child child, bool exporter_first)
 		tell(child, 'F');
 		FIGURES(0, 0, 1);
 	}
-	if (!exporter_first) { // it is not used again
+	if (!exporter_first) { // new memory, which is not exported
 		CUdeviceptr pointer = allocate_pooled(&shared);
 		FIGURES(1, 0, 2);
 		free_pooled(pointer);
@@ -401,7 +401,7 @@ static void pool_imported_elsewhere_without_a_pointer(struct child child)
 	struct shared_pool shared;
 	make_pool_for(child, &shared);
 	for (int i = 0; i < 3; i++) {
-		CUdeviceptr pointer = allocate_exported(&shared); // from the second on, what the one before left
+		CUdeviceptr pointer = allocate_exported(&shared); // what was kept of its place is let go of
 		FIGURES(1, 0, 1);
 		free_pooled(pointer);
 		FIGURES(0, 0, 1);
