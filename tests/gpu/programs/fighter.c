@@ -14,7 +14,7 @@
 //                                             descriptors, and rests until the next one
 //   fighter outlive                           whose is memory that another process holds open when its owner dies? Measures, judges nothing
 //   fighter hide LIMIT_MIB                   one process takes memory and keeps it by descriptors alone, which the driver shows to nobody
-//   fighter hide-pool LIMIT_MIB              the same by pointers of a pool that it exports and frees, and another process has imported
+//   fighter hide-pool LIMIT_MIB              the same by pointers of a pool that it exports, another process imports, and both free
 //   fighter together PROCESSES LIMIT_MIB      all take 16 MiB pieces at once until refused; the sum fits, nothing is wasted
 #include <errno.h>
 #include <fcntl.h>
@@ -387,9 +387,48 @@ static CUresult show_pointer(int peer, const CUmemPoolPtrExportData *pointer)
 	return tell_importer(peer, -1, pointer);
 }
 
+enum { MOST_POOLED = 512 };
+
+// Takes as many pieces of the pool as there is room for, at once, so that each has its own place; exports each, has it imported and freed there, and frees all. The driver
+// keeps one piece for each place (docs/driver-facts.md). Returns how many; *code: what ended it, or went wrong.
+static int leave_all_in_pool(CUmemoryPool pool, size_t piece, int peer, CUresult *code)
+{
+	CUdeviceptr pointer[MOST_POOLED];
+	CUmemPoolPtrExportData data;
+	CUresult last = CUDA_SUCCESS;
+	int count = 0;
+	while (count < MOST_POOLED && (*code = CU(cuMemAllocFromPoolAsync)(&pointer[count], piece, pool, NULL)) == CUDA_SUCCESS)
+		count++;
+	for (int i = 0; i < count && last == CUDA_SUCCESS; i++) {
+		last = CU(cuMemPoolExportPointer)(&data, pointer[i]);
+		if (last == CUDA_SUCCESS)
+			last = show_pointer(peer, &data);
+	}
+	for (int i = 0; i < count; i++)
+		CU(cuMemFreeAsync)(pointer[i], NULL);
+	CU(cuStreamSynchronize)(NULL);
+	*code = last != CUDA_SUCCESS ? last : *code;
+	return count;
+}
+
+// What is exported at a place lets go of what was kept there: natively this goes on for ever. Returns how often it went, -1: something else failed.
+static int leave_at_one_place(CUdevice device, size_t piece, int peer, int most)
+{
+	CUmemoryPool pool;
+	int count = 0, descriptor;
+	CUresult code = exported_pool(device, &pool, &descriptor);
+	if (code != CUDA_SUCCESS)
+		return -1;
+	if (tell_importer(peer, descriptor, NULL) == CUDA_SUCCESS)
+		while (count < most && leave_in_pool(pool, piece, show_pointer, peer) == CUDA_SUCCESS)
+			count++;
+	CU(cuMemPoolDestroy)(pool);
+	close(descriptor);
+	return tell_importer(peer, -1, NULL) == CUDA_SUCCESS ? count : -1;
+}
+
 static int hide_pool(unsigned long long limit)
 {
-	enum { MOST = 512 };
 	struct worker worker = { 0 };
 	size_t free_bytes = 0, total = 0, piece = (limit / 64 / (32 * MIB) + 1) * (32 * MIB);
 	int peer[2];
@@ -405,18 +444,18 @@ static int hide_pool(unsigned long long limit)
 	CU(cuMemGetInfo_v2)(&free_bytes, &total);
 	int fit = (int)(free_bytes / piece);
 	for (int round = 0; round < 3; round++) { // what was let go of is there again
-		int count = 0, descriptor;
+		int descriptor;
 		CUmemoryPool pool;
 		CUresult code = exported_pool(worker.device, &pool, &descriptor);
 		if (code == CUDA_SUCCESS)
 			code = tell_importer(peer[0], descriptor, NULL);
 		if (!check_true(code == CUDA_SUCCESS, "a pool is exported, and imported by the other"))
 			return 1;
-		while (count < MOST && (code = leave_in_pool(pool, piece, show_pointer, peer[0])) == CUDA_SUCCESS) // the driver uses again what nobody has imported
-			count++;
+		int count = leave_all_in_pool(pool, piece, peer[0], &code);
 		check_number("then out of memory", CUDA_ERROR_OUT_OF_MEMORY, code);
 		check(count == fit || count == fit - 1, round == 0 ? "pieces granted that were exported and freed" : "and again when their pool is gone",
 		      "%d, as many as fit, or one fewer as the driver keeps a chunk for itself\t%d", fit, count);
+		check(CU(cuMemAllocFromPoolAsync)(&none, 2 * piece, pool, NULL) == CUDA_ERROR_OUT_OF_MEMORY, "more of that pool", "refused\t");
 		usleep(600000); // two quarters of a second, for the watcher
 		CU(cuMemPoolDestroy)(pool);
 		if (round == 1)
@@ -427,6 +466,8 @@ static int hide_pool(unsigned long long limit)
 		if (round != 1)
 			close(descriptor);
 	}
+	int again = leave_at_one_place(worker.device, piece, peer[0], 3 * fit);
+	check(again == 3 * fit, "one after another at one place", "%d, three times as many as fit\t%d", 3 * fit, again);
 	CU(cuMemGetInfo_v2)(&free_bytes, &total);
 	check(free_bytes / piece >= (unsigned)fit - 1, "free in the end", ">= %d pieces\t%zu", fit - 1, free_bytes / piece);
 	close(peer[0]);
