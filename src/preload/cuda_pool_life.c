@@ -6,6 +6,7 @@
 #include "preload/pool.h"
 #include "preload/pool_export.h"
 #include "preload/pool_import.h"
+#include "preload/sharing.h"
 
 // The driver answers with a handle of a pool that went without a word, with its context.
 static void made_anew(CUmemoryPool handle)
@@ -98,19 +99,42 @@ static struct softmig_pool *pool_of(CUdeviceptr pointer, CUmemoryPool *handle)
 	return softmig_pool_find(softmig_pools_all(), *handle);
 }
 
-// The chunk that it lies in, as large as it may be: that stays when the pool gives it back.
-static uint64_t chunk_of(struct softmig_pool *pool, CUmemoryPool handle, CUdeviceptr *pointer)
+// The chunk that it lies in, as large as it may be: that stays when the pool gives it back. *bytes: the allocation's own, 0: unknown.
+static uint64_t chunk_of(struct softmig_pool *pool, CUmemoryPool handle, CUdeviceptr *pointer, size_t *bytes)
 {
 	uint64_t most = atomic_load_explicit(&pool->largest_bytes, memory_order_relaxed);
 	uint64_t has = softmig_pool_attribute(handle, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, most);
 	CUdeviceptr base;
-	size_t bytes;
 
-	if (SOFTMIG_HAS(cuMemGetAddressRange_v2) && DRIVER(cuMemGetAddressRange_v2)(&base, &bytes, *pointer) == CUDA_SUCCESS) {
+	if (SOFTMIG_HAS(cuMemGetAddressRange_v2) && DRIVER(cuMemGetAddressRange_v2)(&base, bytes, *pointer) == CUDA_SUCCESS) {
 		*pointer = base;
-		most = softmig_pool_growth(bytes) > most ? softmig_pool_growth(bytes) : most;
+		most = softmig_pool_growth(*bytes) > most ? softmig_pool_growth(*bytes) : most;
+	} else {
+		*bytes = 0;
 	}
 	return most < has ? most : has;
+}
+
+// What was kept of its place the driver has let go of. Who has imported it from then may have it still: until NVML tells, it is charged to all of these.
+static void renewed(struct softmig_pool *pool, CUmemoryPool handle, struct softmig_pool_export *export, CUdeviceptr pointer)
+{
+	struct softmig_gpu *gpu = softmig_gpu_by_index(atomic_load(&pool->gpu));
+	uint64_t since_ns = 0, gone = 0;
+
+	if (gpu == NULL)
+		return;
+	softmig_gpu_enter(gpu);
+	softmig_pool_lock(&pool->lock);
+	if (atomic_load(&pool->handle) == handle && softmig_pool_export_of(pool) == export)
+		gone = softmig_pool_export_renewed(export, pointer, &since_ns);
+	atomic_fetch_sub(&pool->charged_bytes, gone);
+	softmig_pool_unlock(&pool->lock);
+	if (gone != 0) {
+		softmig_export_ended(gpu, gone, since_ns);
+		atomic_fetch_sub(&gpu->unseen_bytes, gone);
+		softmig_uncharge(gpu, SOFTMIG_LEDGER_TRACKED, gone);
+	}
+	softmig_gpu_leave(gpu);
 }
 
 // Noted before it is exported: from then on it may be imported, and freed.
@@ -120,16 +144,19 @@ CUresult hook_cuMemPoolExportPointer(CUmemPoolPtrExportData *shareData_out, CUde
 	struct softmig_pool *pool = pool_of(ptr, &handle);
 	struct softmig_pool_export *export = pool == NULL ? NULL : exporting(pool, handle);
 	CUdeviceptr pointer = ptr;
+	size_t bytes = 0;
 	bool known;
 
 	if (export == NULL)
 		return DRIVER(cuMemPoolExportPointer)(shareData_out, ptr);
-	uint64_t bytes = chunk_of(pool, handle, &pointer);
-	if (!softmig_pool_export_pointer(export, pointer, bytes, &known))
+	uint64_t most = chunk_of(pool, handle, &pointer, &bytes);
+	if (!softmig_pool_export_pointer(export, pointer, bytes, most, &known))
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	CUresult result = DRIVER(cuMemPoolExportPointer)(shareData_out, ptr);
 	if (result != CUDA_SUCCESS && !known)
 		softmig_pool_export_no_pointer(pointer);
+	else if (result == CUDA_SUCCESS && !known)
+		renewed(pool, handle, export, pointer);
 	return result;
 }
 

@@ -2,9 +2,12 @@
 // Pools' memory that was exported by its pointer: see pool_export.h.
 //
 //   POOL_POINTER (address) ──> export (a number of ours) <── DESCRIPTOR (fd)
-//        live ── freed ──> loose ── given back by the pool ──> kept
+//        live ── freed ──> loose ── given back by the pool ──> kept ── something exported at its place ──> let go of
 // Which of a pool's chunks it gives back is not known: what was exported and is free (loose) goes first. So as much is kept as the driver keeps,
-// whatever else comes and goes. In which chunk a pointer lies is not known either: cuda_pool.c says how large it may be at most.
+// whatever else comes and goes. In which chunk a pointer lies is not known either: cuda_pool_life.c says how large it may be at most.
+// For the same reason it is not known which of the places (pool_place.h) are kept and which are loose. When one is renewed, nothing can be kept, and nothing loose, but at the
+// places that remain: more than these hold at most is given back, whatever it was charged for. So what is charged is never less than what is kept; it is the
+// same when all places have been renewed, or all that is loose has been given back.
 #include "preload/pool_export.h"
 
 #include <sched.h>
@@ -14,12 +17,14 @@
 #include "preload/descriptor.h"
 #include "preload/hook.h"
 #include "preload/mode.h"
+#include "preload/pool_place.h"
 #include "preload/private.h"
 #include "preload/sharing.h"
 
 enum { MAX_EXPORTS = 1024 };
 #define POOL_STEP_BYTES 512ull // what is taken out of a pool is rounded up to that
 #define IS_POOL (1ull << 31) // in numbers, which allocation.c's lack
+#define NUMBER_BITS 32
 
 struct softmig_pool_export {
 	_Atomic uint64_t number; // 0: free
@@ -27,12 +32,22 @@ struct softmig_pool_export {
 	struct softmig_gpu *gpu;
 	_Atomic bool ended; // the pool is destroyed
 	uint32_t pointers; // live
-	uint32_t imports; // of this process
+	uint32_t imports; // of this process, with pointers
+	uint32_t imported_pointers; // of these
 	uint64_t out_bytes; // of a pool that is destroyed, what was not free then: it holds what stays, as the pool did
 	uint64_t since_ns;
 	uint64_t told_bytes; // to the ledger, as exported
 	_Atomic uint64_t loose_bytes;
 	_Atomic uint64_t kept_bytes;
+	struct softmig_pool_places places; // of what is loose or kept
+};
+
+// A POOL_POINTER. In the table, bytes: since_ns; more: the number, and above it most_bytes in granules; count: bytes in steps, 0: unknown.
+struct pointer {
+	uint64_t number;
+	uint64_t bytes;
+	uint64_t most_bytes; // that may stay of it
+	uint64_t since_ns;   // exported
 };
 
 // All zero: none, and what a forked child finds.
@@ -96,13 +111,15 @@ struct softmig_pool_export *softmig_pool_export_begin(CUmemoryPool pool, struct 
 		export->handle = pool;
 		export->gpu = gpu;
 		atomic_store(&export->ended, false);
-		export->pointers = export->imports = 0;
+		export->pointers = export->imports = export->imported_pointers = 0;
 		export->out_bytes = 0;
 		export->since_ns = softmig_ledger_clock_ns(CLOCK_MONOTONIC);
 		export->told_bytes = 0;
 		atomic_store(&export->loose_bytes, 0);
 		atomic_store(&export->kept_bytes, 0);
-		atomic_store(&export->number, IS_POOL | ((atomic_fetch_add(&last_number, 1) + 1) % IS_POOL));
+		uint64_t number = IS_POOL | ((atomic_fetch_add(&last_number, 1) + 1) % IS_POOL);
+		export->places = (struct softmig_pool_places){.number = number};
+		atomic_store(&export->number, number);
 	}
 	unlock(exports);
 	return export;
@@ -126,13 +143,33 @@ static void untell(struct softmig_pool_export *export, uint64_t bytes)
 	softmig_ledger_export(softmig_ledger_now(), less, false);
 }
 
-bool softmig_pool_export_pointer(struct softmig_pool_export *export, CUdeviceptr pointer, uint64_t bytes, bool *known)
+static struct softmig_track_entry entry_of(const struct pointer *pointer, CUdeviceptr address, int gpu)
+{
+	uint64_t steps = (pointer->bytes + POOL_STEP_BYTES - 1) / POOL_STEP_BYTES;
+
+	return (struct softmig_track_entry){.kind = SOFTMIG_TRACK_POOL_POINTER,
+	                                    .key = address,
+	                                    .bytes = pointer->since_ns,
+	                                    .more = pointer->number | softmig_granules(pointer->most_bytes) / SOFTMIG_GRANULE_BYTES << NUMBER_BITS,
+	                                    .count = steps <= UINT32_MAX ? (uint32_t)steps : 0,
+	                                    .gpu = (uint8_t)gpu};
+}
+
+static struct pointer pointer_of(const struct softmig_track_entry *entry)
+{
+	return (struct pointer){.number = entry->more & ((1ull << NUMBER_BITS) - 1),
+	                        .bytes = entry->count * POOL_STEP_BYTES,
+	                        .most_bytes = (entry->more >> NUMBER_BITS) * SOFTMIG_GRANULE_BYTES,
+	                        .since_ns = entry->bytes};
+}
+
+bool softmig_pool_export_pointer(struct softmig_pool_export *export, CUdeviceptr pointer, uint64_t bytes, uint64_t most_bytes, bool *known)
 {
 	struct exports *exports = all();
-	struct softmig_track_entry old, entry = {
-		.kind = SOFTMIG_TRACK_POOL_POINTER, .key = pointer, .bytes = bytes, .more = atomic_load(&export->number), .gpu = (uint8_t)export->gpu->ledger};
+	struct pointer fresh = {atomic_load(&export->number), bytes, softmig_granules(most_bytes), softmig_ledger_clock_ns(CLOCK_MONOTONIC)};
+	struct softmig_track_entry old, entry = entry_of(&fresh, pointer, export->gpu->ledger);
 
-	*known = softmig_track_find(SOFTMIG_TRACK_POOL_POINTER, pointer, &old) && old.more == entry.more;
+	*known = softmig_track_find(SOFTMIG_TRACK_POOL_POINTER, pointer, &old) && pointer_of(&old).number == fresh.number;
 	if (*known)
 		return true;
 	atomic_store_explicit(&softmig_hot.pool_exports, true, memory_order_relaxed);
@@ -141,8 +178,8 @@ bool softmig_pool_export_pointer(struct softmig_pool_export *export, CUdeviceptr
 		return false;
 	lock(exports);
 	export->pointers++;
-	export->told_bytes += bytes;
-	softmig_exported(bytes);
+	export->told_bytes += fresh.most_bytes;
+	softmig_exported(fresh.most_bytes);
 	unlock(exports);
 	return true;
 }
@@ -155,12 +192,52 @@ void softmig_pool_export_no_pointer(CUdeviceptr pointer)
 	if (!softmig_track_remove(SOFTMIG_TRACK_POOL_POINTER, pointer, &entry))
 		return;
 	lock(exports);
-	struct softmig_pool_export *export = of_number(exports, entry.more);
+	struct pointer gone = pointer_of(&entry);
+	struct softmig_pool_export *export = of_number(exports, gone.number);
 	if (export != NULL) {
 		export->pointers--;
-		untell(export, entry.bytes);
+		untell(export, gone.most_bytes);
 	}
 	unlock(exports);
+}
+
+// Under the lock. What this process has imported itself of the same pool may hold what was there: then who is shown it is not known, and nothing is given back.
+static uint64_t renew(struct softmig_pool_export *export, CUdeviceptr pointer, uint64_t bytes)
+{
+	struct softmig_pool_places *places = &export->places;
+	uint64_t before = softmig_pool_places_most(places), since_ns = softmig_pool_place_renew(places, pointer, bytes), most = softmig_pool_places_most(places);
+
+	if (export->imported_pointers != 0 && most < before)
+		softmig_pool_place_lost(places, before - most);
+	if (atomic_load(&export->kept_bytes) < before)
+		softmig_pool_place_passes_later(places, since_ns); // it is not known whether this one was kept: perhaps what is given back for another one is this one's
+	return since_ns;
+}
+
+// Freed meanwhile: not before others have imported it, who cannot have done so yet, or by mistake. It is a place then.
+uint64_t softmig_pool_export_renewed(struct softmig_pool_export *export, CUdeviceptr pointer, uint64_t *since_ns)
+{
+	struct exports *exports = all();
+	struct softmig_track_entry entry;
+	uint64_t gone = 0;
+
+	lock(exports);
+	struct pointer live = {0};
+	if (softmig_track_find(SOFTMIG_TRACK_POOL_POINTER, pointer, &entry))
+		live = pointer_of(&entry);
+	if (live.number == atomic_load(&export->number) && !atomic_load(&export->ended)) {
+		*since_ns = renew(export, pointer, live.bytes);
+		uint64_t most = softmig_pool_places_most(&export->places), loose = atomic_load(&export->loose_bytes), kept = atomic_load(&export->kept_bytes);
+		if (loose > most) {
+			atomic_store(&export->loose_bytes, most);
+			untell(export, loose - most);
+		}
+		gone = kept > most ? kept - most : 0;
+		atomic_store(&export->kept_bytes, kept - gone);
+		export->told_bytes -= gone < export->told_bytes ? gone : export->told_bytes; // softmig_export_ended says so
+	}
+	unlock(exports);
+	return gone;
 }
 
 uint64_t softmig_pool_export_kept(const struct softmig_pool_export *export)
@@ -267,7 +344,7 @@ void softmig_pool_export_emptied(struct softmig_pool_export *export)
 	uint64_t cursor = 0;
 
 	while (softmig_track_next(SOFTMIG_TRACK_POOL_POINTER, &cursor, &entry))
-		if (entry.more == atomic_load(&export->number))
+		if (pointer_of(&entry).number == atomic_load(&export->number))
 			softmig_pool_export_frees(entry.key);
 }
 
@@ -277,6 +354,7 @@ void softmig_pool_export_ended(struct softmig_pool_export *export, uint64_t out_
 
 	lock(exports);
 	untell(export, atomic_exchange(&export->loose_bytes, 0));
+	softmig_pool_places_forget(&export->places);
 	if (out_bytes != 0 && (export->pointers != 0 || atomic_load(&export->kept_bytes) != 0)) {
 		export->out_bytes = out_bytes;
 		atomic_fetch_add(&exports->out, 1);
@@ -310,15 +388,6 @@ struct softmig_pool_export *softmig_pool_export_import(int fd)
 	return export;
 }
 
-void softmig_pool_export_import_again(struct softmig_pool_export *export)
-{
-	struct exports *exports = all();
-
-	lock(exports);
-	export->imports++;
-	unlock(exports);
-}
-
 void softmig_pool_export_import_ended(struct softmig_pool_export *export)
 {
 	struct exports *exports = all();
@@ -327,6 +396,26 @@ void softmig_pool_export_import_ended(struct softmig_pool_export *export)
 	export->imports--;
 	unlock(exports);
 	look_at(exports, export);
+}
+
+void softmig_pool_export_pointer_imported(struct softmig_pool_export *export)
+{
+	struct exports *exports = all();
+
+	lock(exports);
+	export->imports++;
+	export->imported_pointers++;
+	unlock(exports);
+}
+
+void softmig_pool_export_imported_freed(struct softmig_pool_export *export)
+{
+	struct exports *exports = all();
+
+	lock(exports);
+	export->imported_pointers--;
+	unlock(exports);
+	softmig_pool_export_import_ended(export);
 }
 
 // ---- What the hooks see of it
@@ -368,15 +457,20 @@ void softmig_pool_export_frees(CUdeviceptr pointer)
 	struct softmig_gpu *gpu = softmig_gpu_by_index(entry.gpu);
 	softmig_gpu_enter(gpu);
 	lock(exports);
-	struct softmig_pool_export *export = of_number(exports, entry.more);
+	struct pointer gone = pointer_of(&entry);
+	struct softmig_pool_export *export = of_number(exports, gone.number);
 	if (export != NULL)
 		export->pointers--;
 	if (export != NULL && atomic_load(&export->ended)) {
-		softmig_ledger_reserve(softmig_ledger_now(), gpu->ledger, SOFTMIG_LEDGER_TRACKED, entry.bytes, 0);
-		atomic_fetch_add(&export->kept_bytes, entry.bytes);
-		atomic_fetch_add(&gpu->unseen_bytes, entry.bytes);
+		softmig_ledger_reserve(softmig_ledger_now(), gpu->ledger, SOFTMIG_LEDGER_TRACKED, gone.most_bytes, 0);
+		atomic_fetch_add(&export->kept_bytes, gone.most_bytes);
+		atomic_fetch_add(&gpu->unseen_bytes, gone.most_bytes);
 	} else if (export != NULL) {
-		atomic_fetch_add(&export->loose_bytes, entry.bytes);
+		atomic_fetch_add(&export->loose_bytes, gone.most_bytes);
+		if (gone.bytes != 0)
+			softmig_pool_place_add(&export->places, pointer, gone.bytes, gone.since_ns);
+		else
+			softmig_pool_place_lost(&export->places, gone.most_bytes);
 	}
 	unlock(exports);
 	softmig_gpu_leave(gpu);

@@ -58,6 +58,14 @@ static void give_back(struct softmig_gpu *gpu, uint64_t bytes, uint64_t since_ns
 	softmig_gpu_leave(gpu);
 }
 
+// What was passed on lately is gone with what has been let go of, perhaps, and this process may not allocate for hours.
+static void settle_inherited(void)
+{
+	for (int gpu = 0; gpu < SOFTMIG_MAX_GPUS; gpu++)
+		if (softmig_ledger_inherited(softmig_ledger_now(), gpu))
+			softmig_settle(softmig_gpu_by_index(gpu));
+}
+
 void softmig_pool_import_ended(void)
 {
 	uint64_t kept_bytes[SOFTMIG_MAX_GPUS] = {0}, since_ns[SOFTMIG_MAX_GPUS] = {0};
@@ -75,10 +83,7 @@ void softmig_pool_import_ended(void)
 		if (kept_bytes[gpu] != 0)
 			give_back(softmig_gpu_by_index(gpu), kept_bytes[gpu], since_ns[gpu]);
 	softmig_import_ended();
-	// What was passed on lately is gone with it, if this was the last, and this process may not allocate for hours.
-	for (int gpu = 0; gpu < SOFTMIG_MAX_GPUS; gpu++)
-		if (softmig_ledger_inherited(softmig_ledger_now(), gpu))
-			softmig_settle(softmig_gpu_by_index(gpu));
+	settle_inherited();
 }
 
 void softmig_pool_import_pointer(CUdeviceptr pointer, struct softmig_pool_export *own)
@@ -87,10 +92,11 @@ void softmig_pool_import_pointer(CUdeviceptr pointer, struct softmig_pool_export
 
 	atomic_store_explicit(&softmig_hot.pool_exports, true, memory_order_relaxed);
 	if (own != NULL)
-		softmig_pool_export_import_again(own);
+		softmig_pool_export_pointer_imported(own);
 	else
 		softmig_pool_import_begins();
 	softmig_track_count(&entry, 1);
+	settle_inherited(); // by a pointer to what is there now, an older one to the same place is let go of
 }
 
 bool softmig_pool_import_frees(CUdeviceptr pointer, struct softmig_track_entry *entry)
@@ -105,7 +111,7 @@ void softmig_pool_import_freed(const struct softmig_track_entry *entry, bool fre
 	if (!freed)
 		softmig_track_count(entry, 1);
 	else if (own != NULL)
-		softmig_pool_export_import_ended(own);
+		softmig_pool_export_imported_freed(own);
 	else
 		softmig_pool_import_ended();
 }

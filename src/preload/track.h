@@ -21,7 +21,9 @@ enum softmig_track_kind {
 	SOFTMIG_TRACK_ORIGINALS,  // key: an exported ALLOCATION; count: those of its holders that did not import it
 	SOFTMIG_TRACK_DESCRIPTOR, // key: a file descriptor and which of those it stands for; more: that ALLOCATION; bytes: see descriptor.c
 	SOFTMIG_TRACK_DMA_BUF,    // key: a file descriptor; more: the POINTER over which it is a dma-buf; bytes: see dma_buf.c
-	SOFTMIG_TRACK_POOL_POINTER, // key: address of a stream-ordered allocation that was exported; more: the pool's number, and bytes: see pool_export.c
+	SOFTMIG_TRACK_POOL_POINTER, // key: address of a stream-ordered allocation that was exported; the rest: see pool_export.c
+	SOFTMIG_TRACK_POOL_PLACE, // key: address at which one was; bytes: when it was exported; more: the pool's number; count: its length: see pool_place.c
+	SOFTMIG_TRACK_POOL_CHUNK, // key: chunk of a pool; count: of these places
 	SOFTMIG_TRACK_POOL_IMPORTED, // key: address of one that was imported; count: how often; more: see pool_import.c
 	SOFTMIG_TRACK_MANAGED_BLOCK, // key: block of small managed allocations, and GPU; count: these; see cuda_memory.c
 };

@@ -9,12 +9,36 @@ load gpu_slice
 setup() { witness_setup 2G; }
 teardown() { witness_teardown; }
 
-@test "exported and free again and again: refused at the limit, and there again with the pool" {
+@test "exported and free: refused at the limit, and there again with the pool" {
 	in_slice 2G pool_export refused_at_the_limit
 }
 
-@test "what nobody has imported the driver uses again, and it is charged each time" {
-	in_slice 2G pool_export imported_by_nobody
+@test "what is exported and freed at one place again and again is charged once" {
+	in_slice 2G pool_export at_one_place
+}
+
+@test "at four places, four times" {
+	in_slice 2G pool_export at_four_places
+}
+
+@test "what a pool keeps for itself and hands out again is not charged twice" {
+	in_slice 2G pool_export used_again
+}
+
+@test "what is exported anew in parts is given back in parts" {
+	in_slice 2G pool_export parts_of_a_place
+}
+
+@test "in any size and order it is charged at least what the GPU has, and not without end" {
+	local piece
+	for piece in 2M 32M 64M; do
+		echo "pieces of $piece"
+		SOFTMIG_SIM_POOL_PIECE=$piece in_slice 2G pool_export any_sizes
+	done
+}
+
+@test "what the process has imported itself and not freed stays charged" {
+	in_slice 2G pool_export imported_and_not_freed
 }
 
 @test "a descriptor of a pool keeps it, also when the pool is destroyed" {
@@ -66,9 +90,24 @@ teardown() { witness_teardown; }
 }
 
 @test "processes that share pools in any order, and are killed, are never charged less than the GPU has" {
-	local seed
+	local seed piece
 	for seed in 1 2 3 4 5 6; do
-		echo "seed $seed"
-		in_slice 2G pool_peers "$seed" 600
+		for piece in 2M 32M 64M; do
+			echo "seed $seed, pieces of $piece"
+			SOFTMIG_SIM_POOL_PIECE=$piece in_slice 2G pool_peers "$seed" 400
+		done
 	done
+}
+
+@test "what is passed on to others at one place, freed there and here, goes on for ever and is charged once" {
+	in_slice 2G pool_pass 2 60 frees
+}
+
+@test "others who have imported the pool and do nothing keep nobody from that" {
+	in_slice 2G pool_pass 2 60 rests
+}
+
+@test "others who never free their pointers get no memory beyond the limit, and are charged what they hold" {
+	in_slice 2G pool_pass 2 60 keeps
+	in_slice 2G pool_pass 2 60 in_turn
 }

@@ -34,7 +34,7 @@ static CUmemoryPool import(int fd)
 	return pool;
 }
 
-// One that has been imported, as every pointer of it that is exported will be: what it has given back it does not use again.
+// One that has been imported, as every pointer of it that is exported will be.
 static CUmemoryPool imported_again;
 
 static CUmemoryPool imported_pool(void)
@@ -109,40 +109,49 @@ static void all_can_be_had_again(void)
 	STANDS(0, 0);
 }
 
-static uint64_t leave_until_refused(CUmemoryPool pool, size_t bytes)
+enum { MOST = 64 };
+
+// All there is room for at once, each exported. Returns how many.
+static int take_all(CUmemoryPool pool, size_t bytes, CUdeviceptr pointer[MOST])
 {
-	uint64_t count = 0;
-	CUdeviceptr pointer;
-	while (CU(cuMemAllocFromPoolAsync)(&pointer, bytes, pool, NULL) == CUDA_SUCCESS) {
-		export(pointer);
-		release(pointer);
-		count++;
-		STANDS(count * bytes, 0);
-	}
+	int count = 0;
+	while (count < MOST && CU(cuMemAllocFromPoolAsync)(&pointer[count], bytes, pool, NULL) == CUDA_SUCCESS)
+		export(pointer[count++]);
 	return count;
+}
+
+static void release_all(CUdeviceptr pointer[MOST], int count)
+{
+	while (count > 0)
+		release(pointer[--count]);
 }
 
 static void refused_at_the_limit(void)
 {
+	CUdeviceptr pointer[MOST], none;
 	cuuint64_t all = UINT64_MAX;
 	use_device(0);
 	mark_all();
-	uint64_t fit = (limit_bytes() - slice_bytes()) / SIZE;
+	int fit = (int)((limit_bytes() - slice_bytes()) / SIZE);
 	for (int way = 0; way < 2; way++) {
 		CUmemoryPool pool = imported_pool();
 		if (way == 1)
 			OK(CU(cuMemPoolSetAttribute)(pool, CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, &all));
-		for (uint64_t count = 1; way == 1 && count <= fit; count++) { // kept by the pool, and used again
-			CUdeviceptr pointer = allocate(pool, SIZE);
-			export(pointer);
-			release(pointer);
+		for (int count = 1; way == 1 && count <= fit; count++) { // kept by the pool, and used again
+			CUdeviceptr again = allocate(pool, SIZE);
+			export(again);
+			release(again);
 			STANDS(SIZE, SIZE);
 		}
 		if (way == 1) {
 			OK(CU(cuMemPoolTrimTo)(pool, 0));
 			STANDS(SIZE, 0);
 		} else {
-			EXPECT(leave_until_refused(pool, SIZE), fit);
+			EXPECT(take_all(pool, SIZE, pointer), fit);
+			release_all(pointer, fit);
+			STANDS((uint64_t)fit * SIZE, 0);
+			REFUSED(CU(cuMemAllocFromPoolAsync)(&none, SIZE, pool, NULL));
+			REFUSED(CU(cuMemAlloc_v2)(&none, SIZE));
 		}
 		destroy_import();
 		OK(CU(cuMemPoolDestroy)(pool));
@@ -150,17 +159,166 @@ static void refused_at_the_limit(void)
 	}
 }
 
-// The driver uses it again, but who has imported the pool is not known: charged too much, until the pool is destroyed.
-static void imported_by_nobody(void)
+// The pool's next allocation lies where the last one lay, and what was kept of that is let go of when it is exported.
+static void at_one_place(void)
+{
+	CUdeviceptr none;
+	use_device(0);
+	mark_all();
+	int fit = (int)((limit_bytes() - slice_bytes()) / SIZE);
+	for (int imported = 0; imported < 2; imported++) {
+		CUmemoryPool pool = imported ? imported_pool() : closed_pool();
+		for (int count = 0; count < 5 * fit; count++) {
+			CUdeviceptr pointer = allocate(pool, SIZE);
+			STANDS(count == 0 ? SIZE : 2 * SIZE, SIZE);
+			export(pointer);
+			STANDS(SIZE, SIZE);
+			release(pointer);
+			STANDS(SIZE, 0);
+			if (count % 3 == 2) { // one that is not exported
+				release(allocate(pool, SIZE));
+				STANDS(SIZE, 0);
+			}
+		}
+		OK(CU(cuMemPoolTrimTo)(pool, 0));
+		REFUSED(CU(cuMemAlloc_v2)(&none, limit_bytes())); // settles
+		STANDS(SIZE, 0);
+		if (imported)
+			destroy_import();
+		OK(CU(cuMemPoolDestroy)(pool));
+		all_can_be_had_again();
+	}
+}
+
+static void at_four_places(void)
+{
+	CUdeviceptr pointer[4];
+	use_device(0);
+	mark_all();
+	CUmemoryPool pool = imported_pool();
+	release(allocate(pool, 5 * SIZE)); // the pool's chunks may be as large as that, then
+	for (int round = 0; round < 12; round++) {
+		for (int i = 0; i < 4; i++)
+			export(pointer[i] = allocate(pool, SIZE));
+		STANDS(4 * SIZE, 4 * SIZE);
+		for (int i = 0; i < 4; i++) {
+			release(pointer[(i + round) % 4]);
+			STANDS(4 * SIZE, (3 - (uint64_t)i) * SIZE);
+		}
+		export(pointer[0] = allocate(pool, SIZE));
+		STANDS(4 * SIZE, SIZE);
+		release(pointer[0]);
+		STANDS(4 * SIZE, 0);
+	}
+	destroy_import();
+	OK(CU(cuMemPoolDestroy)(pool));
+	all_can_be_had_again();
+}
+
+// What the pool has kept for itself and handed out again is not what it gives back.
+static void used_again(void)
+{
+	cuuint64_t all = UINT64_MAX;
+	CUdeviceptr pointer = 0;
+	use_device(0);
+	mark_all();
+	CUmemoryPool pool = closed_pool();
+	OK(CU(cuMemPoolSetAttribute)(pool, CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, &all));
+	for (int i = 0; i < 5; i++) {
+		if (pointer != 0)
+			release(pointer);
+		export(pointer = allocate(pool, SIZE));
+	}
+	CUdeviceptr other = allocate(pool, 3 * SIZE);
+	STANDS(4 * SIZE, 4 * SIZE);
+	release(other);
+	OK(CU(cuMemPoolTrimTo)(pool, 0));
+	STANDS(SIZE, SIZE);
+	release(pointer);
+	OK(CU(cuMemPoolTrimTo)(pool, 0));
+	STANDS(SIZE, 0);
+	OK(CU(cuMemPoolDestroy)(pool));
+	all_can_be_had_again();
+}
+
+// A place is let go of in parts.
+static void parts_of_a_place(void)
 {
 	use_device(0);
 	mark_all();
 	CUmemoryPool pool = closed_pool();
-	for (unsigned count = 1; count <= 3; count++) {
-		leave(pool, SIZE);
-		EXPECT(inside_bytes() - mark_inside, count * SIZE);
-		EXPECT(outside_bytes_of(0, 0) - marked_gpu, SIZE);
+	for (int round = 0; round < 3; round++) {
+		leave(pool, 2 * SIZE);
+		STANDS(2 * SIZE, 0);
+		CUdeviceptr first = allocate(pool, SIZE), second = allocate(pool, SIZE);
+		STANDS(4 * SIZE, 2 * SIZE);
+		export(round == 0 ? second : first);
+		STANDS(3 * SIZE, 2 * SIZE);
+		export(round == 0 ? first : second);
+		STANDS(2 * SIZE, 2 * SIZE);
+		release(first);
+		STANDS(2 * SIZE, SIZE);
+		release(second);
+		STANDS(2 * SIZE, 0);
 	}
+	OK(CU(cuMemPoolDestroy)(pool));
+	all_can_be_had_again();
+}
+
+// In any order and size, as a program that passes tensors on would: charged what the GPU has, or more as long as part of a chunk is exported anew, and never
+// more than so many chunks as the pool ever had in use at once.
+static void any_sizes(void)
+{
+	enum { LIVE = 8 };
+	CUdeviceptr pointer[LIVE] = {0};
+	unsigned seed = 7;
+	use_device(0);
+	mark_all();
+	CUmemoryPool pool = closed_pool();
+	for (int step = 0; step < 1500; step++) {
+		int which = rand_r(&seed) % LIVE;
+		if (pointer[which] != 0) {
+			release(pointer[which]);
+			pointer[which] = 0;
+		} else {
+			pointer[which] = allocate(pool, (size_t)1 << (10 + rand_r(&seed) % 17));
+			if (rand_r(&seed) % 4 != 0)
+				export(pointer[which]);
+		}
+		uint64_t charged = inside_bytes() - mark_inside, has = outside_bytes_of(0, 0) - marked_gpu;
+		EXPECT(charged < has, 0);
+		EXPECT(charged > 2 * LIVE * SIZE, 0);
+	}
+	OK(CU(cuMemPoolDestroy)(pool));
+	for (int i = 0; i < LIVE; i++)
+		if (pointer[i] != 0)
+			release(pointer[i]);
+	CUdeviceptr none;
+	REFUSED(CU(cuMemAlloc_v2)(&none, limit_bytes()));
+	all_can_be_had_again();
+}
+
+// What the process itself has imported of the place may be what the driver keeps then: it stays charged.
+static void imported_and_not_freed(void)
+{
+	CUmemPoolPtrExportData data;
+	CUdeviceptr pointer, imported[4];
+	int fd;
+	use_device(0);
+	mark_all();
+	CUmemoryPool pool = new_pool(&fd), again = import(fd);
+	close(fd);
+	for (int i = 0; i < 4; i++) {
+		pointer = allocate(pool, SIZE);
+		OK(CU(cuMemPoolExportPointer)(&data, pointer));
+		EXPECT(inside_bytes() - mark_inside >= outside_bytes_of(0, 0) - marked_gpu, 1);
+		OK(CU(cuMemPoolImportPointer)(&imported[i], again, &data));
+		release(pointer);
+		EXPECT(inside_bytes() - mark_inside >= outside_bytes_of(0, 0) - marked_gpu, 1);
+	}
+	for (int i = 0; i < 4; i++)
+		release(imported[i]);
+	OK(CU(cuMemPoolDestroy)(again));
 	OK(CU(cuMemPoolDestroy)(pool));
 	all_can_be_had_again();
 }
@@ -221,12 +379,16 @@ static void the_rest_is_given_back(void)
 		release(other);
 		STANDS(SIZE, SIZE);
 	}
-	release(exported);
 	CUdeviceptr other = allocate(pool, SIZE);
 	export(other);
 	OK(CU(cuMemFree_v2)(other));
-	EXPECT(inside_bytes() - mark_inside >= 2 * SIZE, 1); // a chunk may be as large as the largest
-	EXPECT(outside_bytes_of(0, 0) - marked_gpu, 2 * SIZE);
+	STANDS(2 * SIZE, SIZE); // once, though a chunk may be as large as the largest
+	export(other = allocate(pool, SIZE));
+	STANDS(2 * SIZE, 2 * SIZE);
+	release(exported);
+	STANDS(2 * SIZE, SIZE);
+	release(other);
+	STANDS(2 * SIZE, 0);
 	destroy_import();
 	OK(CU(cuMemPoolDestroy)(pool));
 	all_can_be_had_again();
@@ -237,16 +399,16 @@ static void small_ones_keep_their_chunk(void)
 	use_device(0);
 	mark_all();
 	CUmemoryPool pool = imported_pool();
-	for (unsigned i = 1; i <= 3; i++) {
+	for (int i = 0; i < 4; i++) {
 		CUdeviceptr some[3];
 		for (int j = 0; j < 3; j++) {
 			some[j] = allocate(pool, MIB);
 			export(some[j]);
 		}
-		STANDS(i * 32 * MIB, 32 * MIB);
+		STANDS(32 * MIB, 32 * MIB);
 		for (int j = 0; j < 3; j++)
 			release(some[j]);
-		STANDS(i * 32 * MIB, 0);
+		STANDS(32 * MIB, 0);
 	}
 	destroy_import();
 	OK(CU(cuMemPoolDestroy)(pool));
@@ -348,19 +510,25 @@ static void beside_a_synchronising_thread(void)
 {
 	pthread_t thread;
 	CUdeviceptr pointer;
+	unsigned seed = 1;
 	shared_context = use_device(0);
 	mark_all();
 	CUmemoryPool pool = closed_pool();
 	pthread_create(&thread, NULL, synchronise_always, NULL);
-	for (int round = 0; round < 300; round++) {
+	for (int round = 0; round < 200; round++) {
+		CUdeviceptr live[MOST];
 		int count = 0;
-		while (CU(cuMemAllocFromPoolAsync)(&pointer, 32 * MIB, pool, NULL) == CUDA_SUCCESS) {
+		while (count < MOST && CU(cuMemAllocFromPoolAsync)(&pointer, 32 * MIB, pool, NULL) == CUDA_SUCCESS) {
 			export(pointer);
-			OK(CU(cuMemFreeAsync)(pointer, NULL));
-			count++;
+			if (rand_r(&seed) % 2 == 0) // the next one may lie there
+				OK(CU(cuMemFreeAsync)(pointer, NULL));
+			else
+				live[count++] = pointer;
 		}
 		EXPECT(count > 0, 1);
 		EXPECT(outside_bytes_of(0, 0) <= limit_bytes(), 1);
+		while (count > 0)
+			OK(CU(cuMemFreeAsync)(live[--count], NULL));
 		OK(CU(cuMemPoolDestroy)(pool));
 		pool = closed_pool();
 	}
@@ -388,7 +556,12 @@ static void after_reset(void)
 int main(int argc, char **argv)
 {
 	static const struct test tests[] = {{"refused_at_the_limit", refused_at_the_limit},
-		{"imported_by_nobody", imported_by_nobody},
+		{"at_one_place", at_one_place},
+		{"at_four_places", at_four_places},
+		{"used_again", used_again},
+		{"parts_of_a_place", parts_of_a_place},
+		{"any_sizes", any_sizes},
+		{"imported_and_not_freed", imported_and_not_freed},
 	                                    {"kept_by_its_descriptor", kept_by_its_descriptor},
 	                                    {"kept_by_its_import", kept_by_its_import},
 	                                    {"the_rest_is_given_back", the_rest_is_given_back},

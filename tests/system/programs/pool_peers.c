@@ -7,11 +7,12 @@
 
 #include "slice.h"
 
-enum { PEERS = 3, POOLS = 4 };
+enum { PEERS = 3, POOLS = 4, PIECES = 3 };
 
 struct held {
 	CUmemoryPool pool; // NULL: none
-	CUdeviceptr exported, other; // 0: none
+	CUdeviceptr exported[PIECES], other; // 0: none. Of an import the first alone
+	int last; // piece, whose data that is
 	CUmemPoolPtrExportData data;
 	int fd; // -1: closed
 };
@@ -62,10 +63,12 @@ static void make(struct held *held, size_t bytes)
 		OK(CU(cuMemPoolCreate)(&held->pool, &props));
 		OK(CU(cuMemPoolExportToShareableHandle)(&held->fd, held->pool, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
 	}
-	give(&held->exported);
-	held->exported = take(held->pool, bytes);
-	if (held->exported != 0)
-		OK(CU(cuMemPoolExportPointer)(&held->data, held->exported));
+	held->last = (int)(bytes / MIB) % PIECES;
+	CUdeviceptr *piece = &held->exported[held->last];
+	give(piece);
+	*piece = take(held->pool, bytes);
+	if (*piece != 0)
+		OK(CU(cuMemPoolExportPointer)(&held->data, *piece));
 }
 
 static bool post(const struct held *held)
@@ -74,7 +77,7 @@ static bool post(const struct held *held)
 	struct iovec data = {.iov_base = (void *)(uintptr_t)&held->data, .iov_len = sizeof(held->data)};
 	struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof(space)};
 	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-	if (held->exported == 0 || held->fd < 0)
+	if (held->exported[held->last] == 0 || held->fd < 0)
 		return false;
 	header->cmsg_level = SOL_SOCKET;
 	header->cmsg_type = SCM_RIGHTS;
@@ -99,21 +102,22 @@ static void receive(struct held *held)
 	struct iovec data = {.iov_base = &held->data, .iov_len = sizeof(held->data)};
 	struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof(space)};
 	int fd;
-	give(&held->exported);
+	give(&held->exported[0]);
 	drop(held);
 	OK(recvmsg(mail[1], &message, 0) == sizeof(held->data) ? CUDA_SUCCESS : CUDA_ERROR_UNKNOWN);
 	memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(int));
 	OK(CU(cuMemPoolImportFromShareableHandle)(&held->pool, (void *)(uintptr_t)fd, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
 	close(fd);
-	OK(CU(cuMemPoolImportPointer)(&held->exported, held->pool, &held->data));
+	OK(CU(cuMemPoolImportPointer)(&held->exported[0], held->pool, &held->data));
 }
 
 static void give_everything(void)
 {
 	for (int i = 0; i < POOLS; i++) {
-		give(&made[i].exported);
+		for (int j = 0; j < PIECES; j++)
+			give(&made[i].exported[j]);
 		give(&made[i].other);
-		give(&imported[i].exported);
+		give(&imported[i].exported[0]);
 		drop(&made[i]);
 		drop(&imported[i]);
 	}
@@ -144,8 +148,8 @@ static void live(int orders)
 			break;
 		case 'p': answer = post(held); break;
 		case 'r': receive(&imported[order.which]); break;
-		case 'f': give(&held->exported); break;
-		case 'F': give(&imported[order.which].exported); break;
+		case 'f': give(&held->exported[order.bytes / MIB % PIECES]); break;
+		case 'F': give(&imported[order.which].exported[0]); break;
 		case 'c': // the descriptor
 			if (held->fd >= 0)
 				close(held->fd);

@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+// pool_pass OTHERS ROUNDS HOW: a process passes pieces of one pool on to others of its slice, by its pointer, and frees them, more than the slice could hold at once. See
+// tests/system/pool_export.bats. HOW: the others
+//   frees    import each and free it
+//   rests    have imported the pool and do nothing
+//   keeps    import each and free none
+//   in_turn  import one each at each of several places, one process after another, and free none
+#include <stdbool.h>
+#include <sys/socket.h>
+
+#include "slice.h"
+
+enum { MOST = 64, PLACES = 3 };
+static const size_t SIZE = 128 * MIB;
+
+static struct {
+	pid_t pid;
+	int orders;
+} other[MOST];
+static int others;
+static CUmemoryPool pool;
+static int descriptor;
+static CUmemPoolPtrExportData data;
+
+// ---- One of the others: 'i' imports the pool, 'p' a pointer, 'f' frees the oldest, 's' settles
+
+static int receive_descriptor(int from)
+{
+	char byte, space[CMSG_SPACE(sizeof(int))];
+	struct iovec bytes = {&byte, 1};
+	struct msghdr message = {.msg_iov = &bytes, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof(space)};
+	int fd;
+	EXPECT(recvmsg(from, &message, 0), 1);
+	memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(int));
+	return fd;
+}
+
+static void obey(int orders)
+{
+	CUdeviceptr pointer[8 * MOST], none;
+	int count = 0, freed = 0, fd;
+	char order;
+	while (read(orders, &order, 1) == 1) {
+		switch (order) {
+		case 'b': use_device(0); break;
+		case 'i':
+			fd = receive_descriptor(orders);
+			OK(CU(cuMemPoolImportFromShareableHandle)(&pool, (void *)(uintptr_t)fd, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
+			close(fd);
+			break;
+		case 'p':
+			EXPECT(read(orders, &data, sizeof(data)), sizeof(data));
+			OK(CU(cuMemPoolImportPointer)(&pointer[count++], pool, &data));
+			break;
+		case 'f':
+			OK(CU(cuMemFreeAsync)(pointer[freed++], NULL));
+			OK(CU(cuStreamSynchronize)(NULL));
+			break;
+		case 's': REFUSED(CU(cuMemAlloc_v2)(&none, limit_bytes())); break;
+		default: EXPECT(order, 0);
+		}
+		EXPECT(write(orders, "", 1), 1);
+	}
+	_exit(0);
+}
+
+static void tell(int which, char order)
+{
+	EXPECT(write(other[which].orders, &order, 1), 1);
+	if (order == 'p')
+		EXPECT(write(other[which].orders, &data, sizeof(data)), sizeof(data));
+	if (order == 'i') {
+		char space[CMSG_SPACE(sizeof(int))] = {0};
+		struct iovec bytes = {"", 1};
+		struct msghdr message = {.msg_iov = &bytes, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof(space)};
+		struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+		header->cmsg_level = SOL_SOCKET;
+		header->cmsg_type = SCM_RIGHTS;
+		header->cmsg_len = CMSG_LEN(sizeof(int));
+		memcpy(CMSG_DATA(header), &descriptor, sizeof(int));
+		EXPECT(sendmsg(other[which].orders, &message, 0), 1);
+	}
+	EXPECT(read(other[which].orders, &order, 1), 1);
+}
+
+static void tell_all(char order)
+{
+	for (int i = 0; i < others; i++)
+		tell(i, order);
+}
+
+static void begin_others(void)
+{
+	for (int i = 0; i < others; i++) {
+		int pair[2];
+		EXPECT(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+		other[i].orders = pair[0];
+		other[i].pid = fork();
+		if (other[i].pid == 0) {
+			for (int j = 0; j <= i; j++)
+				close(other[j].orders);
+			obey(pair[1]);
+		}
+		close(pair[1]);
+	}
+}
+
+// ---- Whoever passes them on, and judges
+
+static void release(CUdeviceptr pointer)
+{
+	OK(CU(cuMemFreeAsync)(pointer, NULL));
+	OK(CU(cuStreamSynchronize)(NULL));
+}
+
+static void judge(void)
+{
+	uint64_t charged = slice_bytes(), has = outside_bytes_of(0, 0);
+	EXPECT(charged < has, 0);
+	EXPECT(has > limit_bytes(), 0);
+}
+
+static CUresult take(CUdeviceptr *pointer)
+{
+	CUresult result = CU(cuMemAllocFromPoolAsync)(pointer, SIZE, pool, NULL);
+	if (result == CUDA_SUCCESS)
+		OK(CU(cuMemPoolExportPointer)(&data, *pointer));
+	return result;
+}
+
+static void frees(int round)
+{
+	CUdeviceptr pointer;
+	OK(take(&pointer));
+	tell(round % others, 'p');
+	tell(round % others, 'f');
+	release(pointer);
+	judge();
+}
+
+static void rests(int round)
+{
+	CUdeviceptr pointer;
+	OK(take(&pointer));
+	release(pointer);
+	judge();
+	EXPECT(round < 0, 0);
+}
+
+static void keeps(int round)
+{
+	CUdeviceptr pointer;
+	OK(take(&pointer));
+	judge();
+	tell_all('p');
+	judge();
+	release(pointer);
+	EXPECT(round < 0, 0);
+}
+
+// In each round another one imports what lies at all places; then it has that for good. False: refused.
+static bool in_turn(int round)
+{
+	CUdeviceptr pointer[PLACES];
+	int count = 0;
+	while (count < PLACES && take(&pointer[count]) == CUDA_SUCCESS) {
+		judge();
+		if (round < others)
+			tell(round, 'p');
+		count++;
+	}
+	bool all = count == PLACES;
+	while (count > 0)
+		release(pointer[--count]);
+	judge();
+	return all;
+}
+
+int main(int argc, char **argv)
+{
+	static const struct {
+		const char *name;
+		void (*round)(int round);
+		uint64_t kept; // at the end
+	} ways[] = {{"frees", frees, 1}, {"rests", rests, 1}, {"keeps", keeps, 1}};
+	CUmemPoolProps props = {.allocType = CU_MEM_ALLOCATION_TYPE_PINNED,
+	                        .handleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR,
+	                        .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = 0}};
+	CUdeviceptr none;
+	if (argc != 4)
+		return 2;
+	others = atoi(argv[1]);
+	start_observer(argv[0]);
+	begin_others();
+	use_device(0);
+	tell_all('b');
+	uint64_t before = outside_bytes_of(0, 0);
+	OK(CU(cuMemPoolCreate)(&pool, &props));
+	OK(CU(cuMemPoolExportToShareableHandle)(&descriptor, pool, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
+	tell_all('i');
+	int rounds = 0;
+	uint64_t kept = 0;
+	for (unsigned way = 0; way < sizeof(ways) / sizeof(ways[0]); way++) {
+		if (strcmp(argv[3], ways[way].name) != 0)
+			continue;
+		for (; rounds < atoi(argv[2]); rounds++)
+			ways[way].round(rounds);
+		kept = ways[way].kept;
+	}
+	if (strcmp(argv[3], "in_turn") == 0) {
+		while (rounds < atoi(argv[2]) && in_turn(rounds))
+			rounds++;
+		EXPECT(rounds >= 1 && rounds < atoi(argv[2]), 1);
+	}
+	EXPECT(rounds > 0, 1);
+	tell_all('s');
+	REFUSED(CU(cuMemAlloc_v2)(&none, limit_bytes())); // settles
+	EXPECT(slice_bytes(), outside_bytes_of(0, 0) + ((uint64_t)others + 1) * HEADROOM);
+	if (kept != 0)
+		EXPECT(outside_bytes_of(0, 0) - before, kept * SIZE);
+	for (int i = 0; i < others; i++) {
+		close(other[i].orders);
+		EXPECT(waitpid(other[i].pid, NULL, 0), other[i].pid);
+	}
+	return 0;
+}
