@@ -7,6 +7,7 @@
 #include "preload/pool.h"
 #include "preload/pool_export.h"
 #include "preload/pool_import.h"
+#include "preload/sharing.h"
 #include "preload/stream.h"
 
 // What is free in a pool lies in pieces, the more so after whole chunks were given back; a try that makes the pool grow stands above the
@@ -191,9 +192,19 @@ CUresult hook_cuMemAllocFromPoolAsync_ptsz(CUdeviceptr *dptr, size_t bytesize, C
 		bool imported = softmig_pool_import_frees((pointer), &entry); \
 		CUresult result = (call); \
 		if (imported) \
+			imported_freed_in((stream), (per_thread)); \
+		if (imported) \
 			softmig_pool_import_freed(&entry, result == CUDA_SUCCESS); \
 		return freed_in(result, (stream), (per_thread)); \
 	} while (0)
+
+// First: whoever waits for a stream, and sees that it has been freed, sees in which.
+static void imported_freed_in(CUstream stream, bool per_thread)
+{
+	struct softmig_pools *pools = softmig_pools_all();
+	if (pools != NULL)
+		use_stream(pools, stream, per_thread);
+}
 
 static CUresult freed_in(CUresult result, CUstream stream, bool per_thread)
 {
@@ -214,11 +225,36 @@ CUresult hook_cuMemFreeAsync_ptsz(CUdeviceptr dptr, CUstream hStream)
 	FREE_ASYNC(dptr, hStream, true, DRIVER(cuMemFreeAsync_ptsz)(dptr, hStream));
 }
 
-#define SYNCHRONISE(call) \
+// Of what was imported and freed so far, how much has been waited for when that stream has been; and when the only context has been. 0: it is not known, or there
+// is nothing.
+static uint64_t freed_so_far_in(CUstream stream, bool per_thread)
+{
+	struct softmig_pools *pools = softmig_pool_exports_any() ? softmig_pools_all() : NULL;
+	uint64_t ended = pools == NULL ? 0 : softmig_imports_ended();
+	bool special = stream == CU_STREAM_PER_THREAD || (stream == NULL && per_thread);
+
+	return ended != 0 && !special && !atomic_load(&pools->streams) && atomic_load(&pools->stream) == (uintptr_t)stream + 1 ? ended : 0;
+}
+
+static uint64_t freed_so_far(void)
+{
+	uint64_t ended = softmig_pool_exports_any() ? softmig_imports_ended() : 0;
+	uint32_t contexts = 0;
+
+	for (int i = 0; ended != 0 && i < SOFTMIG_MAX_GPUS; i++) {
+		struct softmig_gpu *gpu = softmig_gpu_by_index(i);
+		contexts += gpu == NULL ? 0 : atomic_load(&gpu->contexts);
+	}
+	return contexts == 1 ? ended : 0;
+}
+
+#define SYNCHRONISE(freed, call) \
 	do { \
-		uint64_t begun = softmig_pool_calls_begin(); \
+		uint64_t begun = softmig_pool_calls_begin(), ended = (freed); \
 		CUresult result = (call); \
 		softmig_pool_calls_end(begun); \
+		if (ended != 0 && result == CUDA_SUCCESS) \
+			softmig_pool_imports_waited(ended); \
 		return synchronised(result); \
 	} while (0)
 
@@ -233,29 +269,29 @@ static CUresult synchronised(CUresult result)
 CUresult hook_cuStreamSynchronize(CUstream hStream)
 {
 	softmig_meter_sync_stream(hStream, false);
-	SYNCHRONISE(DRIVER(cuStreamSynchronize)(hStream));
+	SYNCHRONISE(freed_so_far_in(hStream, false), DRIVER(cuStreamSynchronize)(hStream));
 }
 
 CUresult hook_cuStreamSynchronize_ptsz(CUstream hStream)
 {
 	softmig_meter_sync_stream(hStream, true);
-	SYNCHRONISE(DRIVER(cuStreamSynchronize_ptsz)(hStream));
+	SYNCHRONISE(freed_so_far_in(hStream, true), DRIVER(cuStreamSynchronize_ptsz)(hStream));
 }
 
 CUresult hook_cuEventSynchronize(CUevent hEvent)
 {
 	softmig_meter_sync_event(hEvent);
-	SYNCHRONISE(DRIVER(cuEventSynchronize)(hEvent));
+	SYNCHRONISE(0, DRIVER(cuEventSynchronize)(hEvent));
 }
 
 CUresult hook_cuCtxSynchronize(void)
 {
 	softmig_meter_sync_context();
-	SYNCHRONISE(DRIVER(cuCtxSynchronize)());
+	SYNCHRONISE(freed_so_far(), DRIVER(cuCtxSynchronize)());
 }
 
 CUresult hook_cuCtxSynchronize_v2(CUcontext ctx)
 {
 	softmig_meter_sync_context();
-	SYNCHRONISE(DRIVER(cuCtxSynchronize_v2)(ctx));
+	SYNCHRONISE(freed_so_far(), DRIVER(cuCtxSynchronize_v2)(ctx));
 }

@@ -36,7 +36,8 @@ static void unlock(struct imports *imports)
 		atomic_store_explicit(&imports->lock, 0, memory_order_release);
 }
 
-void softmig_pool_import_begins(void)
+// One more that holds what the pool keeps: the pool, or a pointer of it.
+static void begins(void)
 {
 	struct imports *imports = locked();
 
@@ -45,7 +46,12 @@ void softmig_pool_import_begins(void)
 	if (imports != NULL)
 		imports->count++;
 	unlock(imports);
-	softmig_import_begins();
+}
+
+void softmig_pool_import_begins(void)
+{
+	begins();
+	softmig_import_of_pool_begins();
 }
 
 // Others may have imported it from this process's descriptors, when its maker was gone.
@@ -66,7 +72,8 @@ static void settle_inherited(void)
 			softmig_settle(softmig_gpu_by_index(gpu));
 }
 
-void softmig_pool_import_ended(void)
+// Both are done with: what they held, and that it was imported.
+static void ended(void (*import_ended)(void))
 {
 	uint64_t kept_bytes[SOFTMIG_MAX_GPUS] = {0}, since_ns[SOFTMIG_MAX_GPUS] = {0};
 	struct imports *imports = locked();
@@ -82,8 +89,13 @@ void softmig_pool_import_ended(void)
 	for (int gpu = 0; gpu < SOFTMIG_MAX_GPUS; gpu++)
 		if (kept_bytes[gpu] != 0)
 			give_back(softmig_gpu_by_index(gpu), kept_bytes[gpu], since_ns[gpu]);
-	softmig_import_ended();
+	import_ended();
 	settle_inherited();
+}
+
+void softmig_pool_import_ended(void)
+{
+	ended(softmig_import_of_pool_ended);
 }
 
 void softmig_pool_import_pointer(CUdeviceptr pointer, struct softmig_pool_export *own)
@@ -94,7 +106,9 @@ void softmig_pool_import_pointer(CUdeviceptr pointer, struct softmig_pool_export
 	if (own != NULL)
 		softmig_pool_export_pointer_imported(own);
 	else
-		softmig_pool_import_begins();
+		begins();
+	if (own == NULL)
+		softmig_import_begins();
 	softmig_track_count(&entry, 1);
 	settle_inherited(); // by a pointer to what is there now, an older one to the same place is let go of
 }
@@ -113,7 +127,13 @@ void softmig_pool_import_freed(const struct softmig_track_entry *entry, bool fre
 	else if (own != NULL)
 		softmig_pool_export_imported_freed(own);
 	else
-		softmig_pool_import_ended();
+		ended(softmig_import_ended);
+}
+
+void softmig_pool_imports_waited(uint64_t seen)
+{
+	softmig_imports_waited(seen);
+	settle_inherited();
 }
 
 static uint64_t smaller(uint64_t a, uint64_t b)

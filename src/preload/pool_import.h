@@ -15,6 +15,8 @@ void softmig_pool_import_pointer(CUdeviceptr pointer, struct softmig_pool_export
 // A pointer is about to be freed: was it imported? Then, when it has been freed (outside enter and leave), or has not.
 bool softmig_pool_import_frees(CUdeviceptr pointer, struct softmig_track_entry *entry);
 void softmig_pool_import_freed(const struct softmig_track_entry *entry, bool freed);
+// The program has waited for all that it had freed when softmig_imports_ended said seen.
+void softmig_pool_imports_waited(uint64_t seen);
 
 // For settle(), which is about to set the overhead, in which there is what has been passed on. Charges what of it imported pools may keep, and returns it;
 uint64_t softmig_pool_imports_keep(struct softmig_gpu *gpu, uint64_t passed_on_bytes);

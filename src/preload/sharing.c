@@ -10,7 +10,14 @@
 #include "preload/private.h"
 #include "preload/track.h"
 
-static struct softmig_private imports_lock, imports_count; // what a fork finds empty: a forked child has nothing open
+// What a fork finds empty: a forked child has nothing open.
+struct imports {
+	int64_t count, pools; // all, and those that are pools
+	uint64_t pool_ns;     // when one was imported last
+	_Atomic uint64_t ended, waited;
+};
+
+static struct softmig_private imports_lock, private_imports;
 
 uint64_t softmig_exported(uint64_t bytes)
 {
@@ -31,24 +38,69 @@ void softmig_pool_memory_ended(struct softmig_gpu *gpu, uint64_t bytes, uint64_t
 }
 
 // More or fewer imports; where they cannot be counted, there are some.
-static void count_imports(int change)
+static struct imports *count_imports(int change)
 {
-	softmig_private_lock(&imports_lock, 1, 0);
-	int64_t *count = softmig_private_get(&imports_count, sizeof(*count));
-	int64_t now = count == NULL ? 1 : (*count += change);
+	struct imports *imports = softmig_private_get(&private_imports, sizeof(*imports));
+	int64_t now = imports == NULL ? 1 : (imports->count += change);
+
 	if (change > 0 || now <= 0)
 		softmig_ledger_import(softmig_ledger_now(), now > 0);
-	softmig_private_unlock(&imports_lock, 1, 0);
+	if (change < 0 && imports != NULL)
+		atomic_fetch_add(&imports->ended, 1);
+	return imports;
 }
 
 void softmig_import_begins(void)
 {
+	softmig_private_lock(&imports_lock, 1, 0);
 	count_imports(1);
+	softmig_private_unlock(&imports_lock, 1, 0);
 }
 
 void softmig_import_ended(void)
 {
+	softmig_private_lock(&imports_lock, 1, 0);
 	count_imports(-1);
+	softmig_private_unlock(&imports_lock, 1, 0);
+}
+
+void softmig_import_of_pool_begins(void)
+{
+	softmig_private_lock(&imports_lock, 1, 0);
+	struct imports *imports = count_imports(1);
+	if (imports != NULL) {
+		imports->pools++;
+		imports->pool_ns = softmig_ledger_clock_ns(CLOCK_MONOTONIC);
+	}
+	softmig_private_unlock(&imports_lock, 1, 0);
+}
+
+void softmig_import_of_pool_ended(void)
+{
+	softmig_private_lock(&imports_lock, 1, 0);
+	struct imports *imports = count_imports(-1);
+	if (imports != NULL)
+		imports->pools--;
+	softmig_private_unlock(&imports_lock, 1, 0);
+}
+
+uint64_t softmig_imports_ended(void)
+{
+	struct imports *imports = softmig_private_get(&private_imports, sizeof(*imports));
+	uint64_t ended = imports == NULL ? 0 : atomic_load(&imports->ended);
+
+	return ended == 0 || ended == atomic_load(&imports->waited) ? 0 : ended;
+}
+
+void softmig_imports_waited(uint64_t ended)
+{
+	softmig_private_lock(&imports_lock, 1, 0);
+	struct imports *imports = softmig_private_get(&private_imports, sizeof(*imports));
+	if (imports != NULL && atomic_load(&imports->ended) == ended && imports->count == imports->pools && imports->count > 0) {
+		softmig_ledger_import_last(softmig_ledger_now(), imports->pool_ns);
+		atomic_store(&imports->waited, ended);
+	}
+	softmig_private_unlock(&imports_lock, 1, 0);
 }
 
 // ---- IPC handles

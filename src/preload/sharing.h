@@ -16,4 +16,11 @@ void softmig_pool_memory_ended(struct softmig_gpu *gpu, uint64_t bytes, uint64_t
 void softmig_import_begins(void);
 // The import failed, or what was imported has been let go of: after the driver's call.
 void softmig_import_ended(void);
+// The same of a pool, of whose memory a process has only that to which it has imported pointers.
+void softmig_import_of_pool_begins(void);
+void softmig_import_of_pool_ended(void);
+// How many imports have ended so far, 0: none since softmig_imports_waited. What is freed in a stream may be held until the stream has come to it; whoever has then
+// waited for all that had ended, so many, says so: while it holds pools alone, it has no memory imported since.
+uint64_t softmig_imports_ended(void);
+void softmig_imports_waited(uint64_t ended);
 #endif

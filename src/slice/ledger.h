@@ -159,6 +159,8 @@ bool softmig_ledger_others_give_back(struct softmig_ledger *ledger, int gpu);
 void softmig_ledger_export(struct softmig_ledger *ledger, uint64_t bytes, bool begins);
 // It holds memory of others open from now on, or does not any more. Begins before it has any. One thread at a time.
 void softmig_ledger_import(struct softmig_ledger *ledger, bool holds);
+// It holds nothing any more that it imported later than at last_ns (CLOCK_MONOTONIC). No thread beside that either.
+void softmig_ledger_import_last(struct softmig_ledger *ledger, uint64_t last_ns);
 // It has let go of so much that it had exported at since_ns or later (CLOCK_MONOTONIC; 0: at any time) and that is still charged to it: charges it to
 // all that may hold it open as well. Then it is for each of them to find out. pools: it is what these kept, which NVML shows to nobody.
 void softmig_ledger_pass_on(struct softmig_ledger *ledger, int gpu, uint64_t bytes, uint64_t since_ns, bool pools);

@@ -26,14 +26,19 @@ void softmig_ledger_export(struct softmig_ledger *ledger, uint64_t bytes, bool b
 		;
 }
 
-void softmig_ledger_import(struct softmig_ledger *ledger, bool holds)
+void softmig_ledger_import_last(struct softmig_ledger *ledger, uint64_t last_ns)
 {
 	struct softmig_ledger_slot *slot = softmig_ledger_self(ledger);
 	if (slot == NULL)
 		return;
-	uint64_t time = holds ? softmig_ledger_clock_ns(CLOCK_MONOTONIC) & ~FLAGS : 0, was = atomic_load(&slot->imports);
-	while (!atomic_compare_exchange_weak(&slot->imports, &was, time | (was & FLAGS)))
+	uint64_t was = atomic_load(&slot->imports);
+	while (!atomic_compare_exchange_weak(&slot->imports, &was, (last_ns & ~FLAGS) | (was & FLAGS)))
 		;
+}
+
+void softmig_ledger_import(struct softmig_ledger *ledger, bool holds)
+{
+	softmig_ledger_import_last(ledger, holds ? softmig_ledger_clock_ns(CLOCK_MONOTONIC) : 0);
 }
 
 // To all owned slots but one that imported at that time or later.

@@ -100,14 +100,15 @@ teardown() { witness_teardown; }
 }
 
 @test "what is passed on to others at one place, freed there and here, goes on for ever and is charged once" {
-	in_slice 2G pool_pass 2 60 frees
+	in_slice 1600M pool_pass 2 60 frees
 }
 
 @test "others who have imported the pool and do nothing keep nobody from that" {
-	in_slice 2G pool_pass 2 60 rests
+	in_slice 1600M pool_pass 2 60 rests
 }
 
 @test "others who never free their pointers get no memory beyond the limit, and are charged what they hold" {
-	in_slice 2G pool_pass 2 60 keeps
+	in_slice 1600M pool_pass 2 60 keeps
+	in_slice 2G pool_pass 1 30 one_each
 	in_slice 2G pool_pass 2 60 in_turn
 }

@@ -95,6 +95,26 @@ static void only_who_imported_since_it_was_exported_may_have_it(void **state)
 	softmig_ledger_close(&ledger);
 }
 
+static void who_has_let_go_of_the_later_ones_has_the_earlier_ones_still(void **state)
+{
+	(void)state;
+	struct softmig_ledger ledger = open_ledger();
+	uint64_t before_ns = now_ns(), between_ns = before_ns + 10000000;
+	softmig_ledger_import(&ledger, true);
+	softmig_ledger_import_last(&ledger, before_ns + 5000000);
+	for (int time = 0; time < 2; time++) {
+		pid_t pid = fork();
+		if (pid == 0) {
+			softmig_ledger_pass_on(&ledger, GPU, GIB, time == 0 ? between_ns : before_ns, false);
+			_exit(0);
+		}
+		wait_for(pid);
+		assert_int_equal(softmig_ledger_used(&ledger, GPU), time == 0 ? 0 : GIB);
+	}
+	assert_true(softmig_ledger_inherited(&ledger, GPU));
+	softmig_ledger_close(&ledger);
+}
+
 // One who sums, slot by slot, may have been at the heir's before it was charged and come to the former owner's after that gave it back.
 static void nobody_sees_a_moment_in_which_it_is_charged_to_nobody(void **state)
 {
@@ -183,6 +203,7 @@ int main(void)
 		TEST(who_holds_no_imports_inherits_nothing),
 		TEST(what_is_no_longer_exported_is_not_passed_on),
 		TEST(only_who_imported_since_it_was_exported_may_have_it),
+		TEST(who_has_let_go_of_the_later_ones_has_the_earlier_ones_still),
 		TEST(who_is_charged_knows_how_much_was_passed_on),
 		TEST(a_new_owner_was_passed_on_nothing),
 		TEST(nobody_sees_a_moment_in_which_it_is_charged_to_nobody),

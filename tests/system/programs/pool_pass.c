@@ -4,6 +4,7 @@
 //   frees    import each and free it
 //   rests    have imported the pool and do nothing
 //   keeps    import each and free none
+//   one_each import two each time, and free one of them
 //   in_turn  import one each at each of several places, one process after another, and free none
 #include <stdbool.h>
 #include <sys/socket.h>
@@ -54,7 +55,7 @@ static void obey(int orders)
 			break;
 		case 'f':
 			OK(CU(cuMemFreeAsync)(pointer[freed++], NULL));
-			OK(CU(cuStreamSynchronize)(NULL));
+			OK(freed % 2 == 0 ? CU(cuStreamSynchronize)(NULL) : CU(cuCtxSynchronize)());
 			break;
 		case 's': REFUSED(CU(cuMemAlloc_v2)(&none, limit_bytes())); break;
 		default: EXPECT(order, 0);
@@ -158,6 +159,27 @@ static void keeps(int round)
 	EXPECT(round < 0, 0);
 }
 
+static void one_each(int round)
+{
+	CUdeviceptr freed, kept;
+	OK(take(&freed));
+	CUmemPoolPtrExportData first = data;
+	judge();
+	OK(take(&kept));
+	CUmemPoolPtrExportData second = data;
+	judge();
+	data = first;
+	tell_all('p');
+	data = second;
+	tell_all('p');
+	for (int i = 0; i < (round == 0 ? 1 : 2); i++) // the one that was kept last time, which is older
+		tell_all('f');
+	judge();
+	release(freed);
+	release(kept);
+	judge();
+}
+
 // In each round another one imports what lies at all places; then it has that for good. False: refused.
 static bool in_turn(int round)
 {
@@ -182,7 +204,8 @@ int main(int argc, char **argv)
 		const char *name;
 		void (*round)(int round);
 		uint64_t kept; // at the end
-	} ways[] = {{"frees", frees, 1}, {"rests", rests, 1}, {"keeps", keeps, 1}};
+		uint64_t fit;  // what is kept, and the next one; 0: it does not matter
+	} ways[] = {{"frees", frees, 1, 2}, {"rests", rests, 1, 2}, {"keeps", keeps, 1, 2}, {"one_each", one_each, 2, 0}};
 	CUmemPoolProps props = {.allocType = CU_MEM_ALLOCATION_TYPE_PINNED,
 	                        .handleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR,
 	                        .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = 0}};
@@ -199,15 +222,17 @@ int main(int argc, char **argv)
 	OK(CU(cuMemPoolExportToShareableHandle)(&descriptor, pool, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
 	tell_all('i');
 	int rounds = 0;
-	uint64_t kept = 0;
+	uint64_t kept = 0, fit = (limit_bytes() - slice_bytes()) / SIZE;
 	for (unsigned way = 0; way < sizeof(ways) / sizeof(ways[0]); way++) {
 		if (strcmp(argv[3], ways[way].name) != 0)
 			continue;
+		EXPECT(ways[way].fit == 0 || ways[way].fit == fit, 1);
 		for (; rounds < atoi(argv[2]); rounds++)
 			ways[way].round(rounds);
 		kept = ways[way].kept;
 	}
 	if (strcmp(argv[3], "in_turn") == 0) {
+		EXPECT(fit >= PLACES, 1);
 		while (rounds < atoi(argv[2]) && in_turn(rounds))
 			rounds++;
 		EXPECT(rounds >= 1 && rounds < atoi(argv[2]), 1);
