@@ -98,13 +98,14 @@ static bool is_in(const struct softmig_track_entry *entry, const struct softmig_
 	return entry->more == places->number && entry->key < address + bytes && address < entry->key + bytes_of(entry);
 }
 
-// Takes the range out of a place. Returns when that was exported.
-static uint64_t take_out(struct softmig_pool_places *places, const struct softmig_track_entry *place, uint64_t address, uint64_t bytes)
+// Takes the range out of a place. Returns how much of the range that was; *since_ns: lowered to when it was exported.
+static uint64_t carve(struct softmig_pool_places *places, const struct softmig_track_entry *place, uint64_t address, uint64_t bytes, uint64_t *since_ns)
 {
 	uint64_t end = address + bytes, place_end = place->key + bytes_of(place);
+	uint64_t first = place->key > address ? place->key : address, last = place_end < end ? place_end : end;
 
 	if (!softmig_track_remove_exactly(place))
-		return UINT64_MAX;
+		return 0;
 	places->count--;
 	bool shared = uncount_chunks(places, place->key, bytes_of(place)) || place->key < address || place_end > end;
 	if (place->key < address)
@@ -113,7 +114,8 @@ static uint64_t take_out(struct softmig_pool_places *places, const struct softmi
 		note(places, end, place_end - end, place->bytes);
 	if (shared) // the chunk is charged as long as there is another place in it
 		places->since_ns = earlier(places->since_ns, place->bytes);
-	return place->bytes;
+	*since_ns = place->bytes < *since_ns ? place->bytes : *since_ns;
+	return last - first;
 }
 
 static bool any_in_chunks(const struct softmig_pool_places *places, uint64_t address, uint64_t bytes)
@@ -126,23 +128,22 @@ static bool any_in_chunks(const struct softmig_pool_places *places, uint64_t add
 	return false;
 }
 
-// As a rule an allocation lies where one of its size was before, and no other place needs to be looked for.
+// As a rule an allocation lies where one of its size was before, or several side by side, and no other place needs to be looked for.
 uint64_t softmig_pool_place_renew(struct softmig_pool_places *places, uint64_t address, uint64_t bytes)
 {
-	uint64_t since_ns = UINT64_MAX, cursor = 0;
+	uint64_t since_ns = UINT64_MAX, cursor = 0, carved = 0;
 	struct softmig_track_entry entry;
 
 	if (places->count == 0 || bytes == 0)
 		return UINT64_MAX;
-	if (softmig_track_find(SOFTMIG_TRACK_POOL_PLACE, address, &entry) && is_in(&entry, places, address, bytes))
-		since_ns = take_out(places, &entry, address, bytes);
-	bool others = places->lost_bytes != 0 || any_in_chunks(places, address, bytes);
-	while (others && softmig_track_next(SOFTMIG_TRACK_POOL_PLACE, &cursor, &entry)) {
-		if (!is_in(&entry, places, address, bytes))
-			continue;
-		uint64_t exported_ns = take_out(places, &entry, address, bytes);
-		since_ns = exported_ns < since_ns ? exported_ns : since_ns;
+	for (uint64_t part = 1; part != 0 && carved < bytes; carved += part) {
+		bool there = softmig_track_find(SOFTMIG_TRACK_POOL_PLACE, address + carved, &entry) && is_in(&entry, places, address, bytes);
+		part = there ? carve(places, &entry, address, bytes, &since_ns) : 0;
 	}
+	bool others = carved < bytes && (places->lost_bytes != 0 || any_in_chunks(places, address, bytes));
+	while (others && carved < bytes && softmig_track_next(SOFTMIG_TRACK_POOL_PLACE, &cursor, &entry))
+		if (is_in(&entry, places, address, bytes))
+			carved += carve(places, &entry, address, bytes, &since_ns);
 	since_ns = places->since_ns != 0 && places->since_ns < since_ns ? places->since_ns : since_ns;
 	if (places->count == 0)
 		places->since_ns = 0;
