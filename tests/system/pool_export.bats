@@ -77,6 +77,14 @@ teardown() { witness_teardown; }
 	in_slice 2G pool_export beside_a_synchronising_thread
 }
 
+@test "threads that share a pool take no more than the limit, and lose nothing" {
+	local piece
+	for piece in 2M 32M 64M; do
+		echo "pieces of $piece"
+		SOFTMIG_SIM_CEILING=1G SOFTMIG_SIM_POOL_PIECE=$piece in_slice 1G pool_export by_several_threads
+	done
+}
+
 @test "what stays is charged until the pool is destroyed, whatever became of its context" {
 	in_slice 2G pool_export after_reset
 }

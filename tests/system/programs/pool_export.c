@@ -538,6 +538,50 @@ static void beside_a_synchronising_thread(void)
 	all_can_be_had_again();
 }
 
+static CUmemoryPool shared_pool;
+
+static void *take_and_give(void *argument)
+{
+	enum { LIVE = 4 };
+	CUdeviceptr pointer[LIVE] = {0};
+	unsigned thread_seed = (unsigned)(uintptr_t)argument;
+	OK(CU(cuCtxSetCurrent)(shared_context));
+	for (int step = 0; step < 1500; step++) {
+		CUdeviceptr *one = &pointer[rand_r(&thread_seed) % LIVE];
+		if (*one != 0) {
+			release(*one);
+			*one = 0;
+		} else if (CU(cuMemAllocFromPoolAsync)(one, ((size_t)rand_r(&thread_seed) % 64 + 1) * MIB, shared_pool, NULL) == CUDA_SUCCESS) {
+			if (rand_r(&thread_seed) % 4 != 0)
+				export(*one);
+		} else {
+			*one = 0;
+		}
+	}
+	for (int i = 0; i < LIVE; i++)
+		if (pointer[i] != 0)
+			release(pointer[i]);
+	return NULL;
+}
+
+// Threads share a pool: the witness judges.
+static void by_several_threads(void)
+{
+	pthread_t thread[4];
+	CUdeviceptr none;
+	shared_context = use_device(0);
+	mark_all();
+	shared_pool = closed_pool();
+	for (uintptr_t i = 0; i < 4; i++)
+		pthread_create(&thread[i], NULL, take_and_give, (void *)(i + 1));
+	for (int i = 0; i < 4; i++)
+		pthread_join(thread[i], NULL);
+	REFUSED(CU(cuMemAlloc_v2)(&none, limit_bytes()));
+	EXPECT(inside_bytes() - mark_inside < outside_bytes_of(0, 0) - marked_gpu, 0);
+	OK(CU(cuMemPoolDestroy)(shared_pool));
+	all_can_be_had_again();
+}
+
 // Whether it goes with the context is not known: it stays charged, and is there again when the pool is destroyed.
 static void after_reset(void)
 {
@@ -571,6 +615,7 @@ int main(int argc, char **argv)
 	                                    {"import_destroyed_with_a_pointer_out", import_destroyed_with_a_pointer_out},
 	                                    {"many_descriptors", many_descriptors},
 	                                    {"beside_a_synchronising_thread", beside_a_synchronising_thread},
+	                                    {"by_several_threads", by_several_threads},
 	                                    {"after_reset", after_reset},
 	                                    {NULL, NULL}};
 	return run_test(argc, argv, tests);
