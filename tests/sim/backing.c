@@ -105,10 +105,8 @@ static bool map_at(struct sim_backing *backing, uint64_t address, bool accessibl
 
 static bool take_file(struct sim_backing *backing, uint64_t bytes)
 {
-	backing->bytes = bytes;
-	backing->own_file = true;
+	*backing = (struct sim_backing){.bytes = bytes, .own_file = true};
 	backing->fd = sim_backing_file(bytes, &backing->offset);
-	backing->address = 0;
 	return backing->fd >= 0;
 }
 
@@ -117,13 +115,22 @@ bool sim_backing_map_aligned(struct sim_backing *backing, uint64_t bytes, uint64
 	return take_file(backing, bytes) && map_at(backing, sim_backing_reserve(bytes, alignment, 0), accessible);
 }
 
-bool sim_backing_map_at(struct sim_backing *backing, uint64_t bytes, uint64_t address)
+bool sim_backing_map_at(struct sim_backing *backing, uint64_t bytes, uint64_t address, uint64_t offset)
 {
-	backing->inside = true;
-	if (take_file(backing, bytes) && map_at(backing, address, true))
+	*backing = (struct sim_backing){.bytes = bytes, .fd = own_file, .offset = offset, .own_file = true, .inside = true};
+	if (map_at(backing, address, true))
 		return true;
 	sim_backing_reserve_at(address, bytes);
 	return false;
+}
+
+bool sim_backing_extend(struct sim_backing *backing, uint64_t bytes)
+{
+	struct sim_backing more;
+	if (!sim_backing_map_at(&more, bytes, backing->address + backing->bytes, backing->offset + backing->bytes))
+		return false;
+	backing->bytes += bytes;
+	return true;
 }
 
 bool sim_backing_map_managed(struct sim_backing *backing, uint64_t bytes)

@@ -38,6 +38,14 @@ static struct kept *keep(const void *memory, int gpu, uint64_t bytes)
 	return all = kept;
 }
 
+bool sim_dma_buf_is_of(const void *memory)
+{
+	const struct kept *kept = all;
+	while (kept != NULL && kept->memory != memory)
+		kept = kept->next;
+	return kept != NULL;
+}
+
 void sim_dma_buf_memory_gone(const void *memory)
 {
 	for (struct kept **at = &all; *at != NULL; at = &(*at)->next) {

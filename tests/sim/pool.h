@@ -41,7 +41,7 @@ struct CUmemPoolHandle_st {
 	uint64_t id;
 	int shared; // in the state, if it was exported or imported; -1: neither
 	struct sim_chunk *chunks;
-	uint64_t address, bytes; // reserved for its chunks, which take the lowest free place; 0: none yet
+	uint64_t address, bytes, file_offset; // reserved for its chunks, which take the lowest free place; 0: none yet
 	uint64_t generation;     // of what was exported last
 	struct sim_kept *kept;
 	struct CUmemPoolHandle_st *next;
@@ -63,6 +63,9 @@ CUresult sim_pool_alloc(
 // --- pool_places.c
 // The backing of a new chunk.
 bool sim_pool_map(struct CUmemPoolHandle_st *pool, struct sim_chunk *chunk, uint64_t bytes);
+// May the chunk grow by so much, for something that begins in what is free at its end (offset), rather than lower in a new one?
+bool sim_pool_may_extend(struct CUmemPoolHandle_st *pool, const struct sim_chunk *chunk, uint64_t offset, uint64_t bytes);
+bool sim_pool_extend(struct sim_chunk *chunk, uint64_t bytes);
 // A pointer into the chunk has been exported. False: no memory.
 bool sim_pool_exported(struct CUmemPoolHandle_st *pool, struct sim_chunk *chunk, uint64_t address, uint64_t bytes);
 // The chunk is given back: keeps what was exported of it. Returns how much that is.

@@ -1,29 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Where in a pool its memory lies, and what the GPU keeps by its place of what was exported: see docs/driver-facts.md. Owns: a pool's addresses, and the
-// list of what it has given back and the GPU still has. sim_enter held in all calls.
+// list of what it has given back and the GPU still has. [H200] It is exported, kept and let go of by pieces of 32 MiB at multiples of that. sim_enter held in all calls.
 #include <stdlib.h>
 #include <sys/mman.h>
 
 #include "pool.h"
 
-// A chunk is made of such pieces, each of which is exported, kept and let go of as a whole. An H200's are no larger than 64 MiB; how much
-// smaller is not known.
-static uint64_t piece_bytes(void)
+// The lowest one at or above place that has room, 0: none.
+static uint64_t free_place(struct CUmemPoolHandle_st *pool, uint64_t place, uint64_t bytes)
 {
-	static uint64_t bytes;
-	if (bytes == 0)
-		bytes = sim_env_bytes("SOFTMIG_SIM_POOL_PIECE", SIM_POOL_CHUNK);
-	return bytes;
-}
-
-// The lowest one that has room, 0: none.
-static uint64_t free_place(struct CUmemPoolHandle_st *pool, uint64_t bytes)
-{
-	if (pool->address == 0) {
-		pool->bytes = sim_round_up(sim_state->gpu[pool->gpu].total_bytes, SIM_POOL_CHUNK);
-		pool->address = sim_backing_reserve(pool->bytes, SIM_POOL_CHUNK, 0);
-	}
-	uint64_t place = pool->address;
 	for (const struct sim_chunk *chunk = pool->chunks; place != 0 && chunk != NULL;) {
 		const struct sim_backing *backing = &chunk->backing;
 		bool taken = place < backing->address + backing->bytes && backing->address < place + bytes;
@@ -35,8 +20,32 @@ static uint64_t free_place(struct CUmemPoolHandle_st *pool, uint64_t bytes)
 
 bool sim_pool_map(struct CUmemPoolHandle_st *pool, struct sim_chunk *chunk, uint64_t bytes)
 {
-	uint64_t place = free_place(pool, bytes);
-	return place != 0 ? sim_backing_map_at(&chunk->backing, bytes, place) : sim_backing_map(&chunk->backing, bytes, true);
+	if (pool->address == 0) {
+		pool->bytes = sim_round_up(sim_state->gpu[pool->gpu].total_bytes, SIM_POOL_CHUNK);
+		pool->address = sim_backing_file(pool->bytes, &pool->file_offset) >= 0 ? sim_backing_reserve(pool->bytes, SIM_POOL_CHUNK, 0) : 0;
+	}
+	uint64_t place = free_place(pool, pool->address, bytes);
+	return place != 0 ? sim_backing_map_at(&chunk->backing, bytes, place, pool->file_offset + place - pool->address)
+					  : sim_backing_map(&chunk->backing, bytes, true);
+}
+
+bool sim_pool_may_extend(struct CUmemPoolHandle_st *pool, const struct sim_chunk *chunk, uint64_t offset, uint64_t bytes)
+{
+	const struct sim_backing *backing = &chunk->backing;
+	uint64_t end = backing->address + backing->bytes, anew = free_place(pool, pool->address, backing->bytes - offset + bytes);
+	return backing->inside && end % SIM_POOL_CHUNK == 0 && free_place(pool, end, bytes) == end && (anew == 0 || backing->address + offset < anew);
+}
+
+bool sim_pool_extend(struct sim_chunk *chunk, uint64_t bytes)
+{
+	uint64_t had = chunk->backing.bytes / SIM_POOL_CHUNK, has = had + bytes / SIM_POOL_CHUNK + 1;
+	uint64_t *exported = chunk->exported != NULL ? realloc(chunk->exported, has * sizeof(*exported)) : NULL;
+	if (chunk->exported != NULL && exported == NULL)
+		return false;
+	for (uint64_t i = had; exported != NULL && i < has; i++)
+		exported[i] = 0;
+	chunk->exported = exported;
+	return sim_backing_extend(&chunk->backing, bytes);
 }
 
 static void let_go(struct CUmemPoolHandle_st *pool, uint64_t from, uint64_t to)
@@ -67,7 +76,7 @@ static void let_go(struct CUmemPoolHandle_st *pool, uint64_t from, uint64_t to)
 
 bool sim_pool_exported(struct CUmemPoolHandle_st *pool, struct sim_chunk *chunk, uint64_t address, uint64_t bytes)
 {
-	uint64_t piece = piece_bytes(), from = address - chunk->backing.address;
+	uint64_t piece = SIM_POOL_CHUNK, from = address - chunk->backing.address;
 	if (chunk->exported == NULL)
 		chunk->exported = calloc((chunk->backing.bytes + piece - 1) / piece, sizeof(*chunk->exported));
 	if (chunk->exported == NULL)
@@ -86,7 +95,7 @@ bool sim_pool_exported(struct CUmemPoolHandle_st *pool, struct sim_chunk *chunk,
 
 uint64_t sim_pool_keep(struct CUmemPoolHandle_st *pool, const struct sim_chunk *chunk)
 {
-	uint64_t piece = piece_bytes(), kept_bytes = 0;
+	uint64_t piece = SIM_POOL_CHUNK, kept_bytes = 0;
 	for (uint64_t i = 0; chunk->exported != NULL && i * piece < chunk->backing.bytes; i++) {
 		if (chunk->exported[i] == 0)
 			continue;

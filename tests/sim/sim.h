@@ -178,8 +178,10 @@ struct CUctx_st *sim_context_first(void);
 // --- backing.c
 bool sim_backing_map(struct sim_backing *backing, uint64_t bytes, bool accessible);
 bool sim_backing_map_aligned(struct sim_backing *backing, uint64_t bytes, uint64_t alignment, bool accessible);
-// In addresses that are reserved already, and stay so.
-bool sim_backing_map_at(struct sim_backing *backing, uint64_t bytes, uint64_t address);
+// In addresses that are reserved already, and stay so; offset: of pages in this process's file (sim_backing_file).
+bool sim_backing_map_at(struct sim_backing *backing, uint64_t bytes, uint64_t address, uint64_t offset);
+// One that was mapped so grows into what follows, of both.
+bool sim_backing_extend(struct sim_backing *backing, uint64_t bytes);
 void sim_backing_reserve_at(uint64_t address, uint64_t bytes);
 bool sim_backing_map_managed(struct sim_backing *backing, uint64_t bytes); // in a range of its own
 void sim_backing_unmap(struct sim_backing *backing);
@@ -256,6 +258,8 @@ void sim_sparse_drop(const void *array);
 
 // --- dma_buf.c: the process has let go of a piece of memory and uncharged it; sim_enter held
 void sim_dma_buf_memory_gone(const void *memory);
+// Is there one of it, open or not?
+bool sim_dma_buf_is_of(const void *memory);
 
 // --- vmm.c
 bool sim_vmm_accessible(struct sim_range *range, uint64_t address, uint64_t bytes);

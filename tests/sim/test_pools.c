@@ -21,13 +21,13 @@ static void a_pool_reserves_chunks_and_trims_them_when_synchronised(void)
 	EQUAL(attribute(pool, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT), 32 * MIB);
 	EQUAL(attribute(pool, CU_MEMPOOL_ATTR_USED_MEM_CURRENT), MIB);
 	OK(cuMemAllocAsync(&b, 40 * MIB, NULL));
-	EQUAL(before - free_bytes(), 96 * MIB);
+	EQUAL(before - free_bytes(), 64 * MIB);
 	OK(cuMemsetD8Async(b, 3, 40 * MIB, NULL));
 	char last;
 	OK(cuMemcpyDtoH_v2(&last, b + 40 * MIB - 1, 1));
 	EQUAL(last, 3);
 	OK(cuMemFreeAsync(b, NULL));
-	EQUAL(before - free_bytes(), 96 * MIB);
+	EQUAL(before - free_bytes(), 64 * MIB);
 	OK(cuStreamSynchronize(NULL));
 	EQUAL(before - free_bytes(), 32 * MIB);
 	uint64_t threshold = 64 * MIB, zero = 0;
@@ -36,7 +36,7 @@ static void a_pool_reserves_chunks_and_trims_them_when_synchronised(void)
 	OK(cuStreamSynchronize(NULL));
 	EQUAL(before - free_bytes(), 32 * MIB);
 	EQUAL(attribute(pool, CU_MEMPOOL_ATTR_USED_MEM_CURRENT), 0);
-	EQUAL(attribute(pool, CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH), 96 * MIB);
+	EQUAL(attribute(pool, CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH), 64 * MIB);
 	EQUAL(attribute(pool, CU_MEMPOOL_ATTR_USED_MEM_HIGH), 41 * MIB);
 	OK(cuMemPoolSetAttribute(pool, CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH, &zero));
 	EQUAL(attribute(pool, CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH), 32 * MIB);

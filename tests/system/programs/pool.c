@@ -65,12 +65,12 @@ static void charged_by_what_the_pool_holds(void)
 	CUdeviceptr b = allocate(2 * MIB, stream);
 	GREW(32 * MIB); // fits
 	CUdeviceptr c = allocate(33 * MIB, stream);
-	GREW(96 * MIB);
+	GREW(64 * MIB); // it goes on behind what is left of the first 32
 	CUdeviceptr d = allocate(100 * MIB, stream);
-	GREW(224 * MIB);
+	GREW(160 * MIB);
 	release(d, stream);
 	release(c, stream);
-	GREW(224 * MIB); // until the next synchronisation
+	GREW(160 * MIB); // until the next synchronisation
 	synchronise(stream);
 	GREW(32 * MIB);
 	release(a, stream);

@@ -415,6 +415,25 @@ static void small_ones_keep_their_chunk(void)
 	all_can_be_had_again();
 }
 
+// Something begins in the free end of one chunk and reaches across the next into a third.
+static void what_lies_across_chunks_keeps_all_of_them(void)
+{
+	use_device(0);
+	mark_all();
+	CUmemoryPool pool = imported_pool();
+	for (int i = 0; i < 4; i++) {
+		CUdeviceptr first = allocate(pool, 31 * MIB), across = allocate(pool, 34 * MIB);
+		export(across);
+		STANDS(96 * MIB, 96 * MIB);
+		release(first);
+		release(across);
+		STANDS(96 * MIB, 0);
+	}
+	destroy_import();
+	OK(CU(cuMemPoolDestroy)(pool));
+	all_can_be_had_again();
+}
+
 static void destroyed_with_a_pointer_out(void)
 {
 	CUdeviceptr none;
@@ -440,9 +459,10 @@ static void destroyed_with_other_memory_out(void)
 	use_device(0);
 	mark_all();
 	CUmemoryPool pool = closed_pool();
-	CUdeviceptr one = allocate(pool, SIZE), two = allocate(pool, SIZE / 2 + 100), left[3];
+	CUdeviceptr left[3];
 	for (int i = 0; i < 3; i++)
 		export(left[i] = allocate(pool, SIZE));
+	CUdeviceptr one = allocate(pool, SIZE), two = allocate(pool, SIZE / 2 + 100);
 	for (int i = 0; i < 3; i++)
 		release(left[i]);
 	STANDS(4 * SIZE + SIZE, 2 * SIZE);
@@ -600,23 +620,24 @@ static void after_reset(void)
 int main(int argc, char **argv)
 {
 	static const struct test tests[] = {{"refused_at_the_limit", refused_at_the_limit},
-		{"at_one_place", at_one_place},
-		{"at_four_places", at_four_places},
-		{"used_again", used_again},
-		{"parts_of_a_place", parts_of_a_place},
-		{"any_sizes", any_sizes},
-		{"imported_and_not_freed", imported_and_not_freed},
-	                                    {"kept_by_its_descriptor", kept_by_its_descriptor},
-	                                    {"kept_by_its_import", kept_by_its_import},
-	                                    {"the_rest_is_given_back", the_rest_is_given_back},
-	                                    {"small_ones_keep_their_chunk", small_ones_keep_their_chunk},
-	                                    {"destroyed_with_a_pointer_out", destroyed_with_a_pointer_out},
-	                                    {"destroyed_with_other_memory_out", destroyed_with_other_memory_out},
-	                                    {"import_destroyed_with_a_pointer_out", import_destroyed_with_a_pointer_out},
-	                                    {"many_descriptors", many_descriptors},
-	                                    {"beside_a_synchronising_thread", beside_a_synchronising_thread},
-	                                    {"by_several_threads", by_several_threads},
-	                                    {"after_reset", after_reset},
-	                                    {NULL, NULL}};
+	                                {"at_one_place", at_one_place},
+	                                {"at_four_places", at_four_places},
+	                                {"used_again", used_again},
+	                                {"parts_of_a_place", parts_of_a_place},
+	                                {"any_sizes", any_sizes},
+	                                {"imported_and_not_freed", imported_and_not_freed},
+	                                {"kept_by_its_descriptor", kept_by_its_descriptor},
+	                                {"kept_by_its_import", kept_by_its_import},
+	                                {"the_rest_is_given_back", the_rest_is_given_back},
+	                                {"small_ones_keep_their_chunk", small_ones_keep_their_chunk},
+	                                {"what_lies_across_chunks_keeps_all_of_them", what_lies_across_chunks_keeps_all_of_them},
+	                                {"destroyed_with_a_pointer_out", destroyed_with_a_pointer_out},
+	                                {"destroyed_with_other_memory_out", destroyed_with_other_memory_out},
+	                                {"import_destroyed_with_a_pointer_out", import_destroyed_with_a_pointer_out},
+	                                {"many_descriptors", many_descriptors},
+	                                {"beside_a_synchronising_thread", beside_a_synchronising_thread},
+	                                {"by_several_threads", by_several_threads},
+	                                {"after_reset", after_reset},
+	                                {NULL, NULL}};
 	return run_test(argc, argv, tests);
 }
