@@ -92,6 +92,18 @@ static CUresult squeeze(const struct request *request, struct softmig_pool *pool
 	return result;
 }
 
+// Where so many times as much is free in the pool. One thread at a time: two would count on the same memory, and the second make the pool grow.
+static CUresult squeeze_if_it_fits(const struct request *request, struct softmig_pools *pools, struct softmig_pool *pool, struct softmig_gpu *gpu, unsigned times)
+{
+	CUresult result = CUDA_ERROR_OUT_OF_MEMORY;
+
+	softmig_pool_lock(&pools->squeezing);
+	if (softmig_pool_may_fit(request->handle, request->bytes, times))
+		result = squeeze(request, pool, gpu);
+	softmig_pool_unlock(&pools->squeezing);
+	return result;
+}
+
 // The three moves. Where there is no room for growth, in this order: what the pool already has, as far as it is sure to be free
 // for this stream; idle memory of all pools but the graphs', given back; what remains in the chunks that could not be given back.
 static CUresult allocate(const struct request *request, struct softmig_pools *pools, struct softmig_pool *pool, struct softmig_gpu *gpu)
@@ -100,15 +112,15 @@ static CUresult allocate(const struct request *request, struct softmig_pools *po
 	CUresult result = CUDA_ERROR_OUT_OF_MEMORY;
 	bool charged = softmig_charge_if_room(gpu, SOFTMIG_LEDGER_TRACKED, held);
 
-	if (!charged && !atomic_load(&pools->streams) && softmig_pool_may_fit(request->handle, request->bytes, FREE_WHOLE))
-		result = squeeze(request, pool, gpu);
+	if (!charged && !atomic_load(&pools->streams))
+		result = squeeze_if_it_fits(request, pools, pool, gpu, FREE_WHOLE);
 	if (result != CUDA_ERROR_OUT_OF_MEMORY)
 		return result;
 	if (charged || softmig_charge_stream_ordered(gpu, held, "cuMemAllocAsync")) {
 		result = ask_driver(request, pool, gpu);
 		softmig_pool_refresh(pool, request->handle, gpu, held, false);
-	} else if (softmig_pool_may_fit(request->handle, request->bytes, FREE_IN_PIECES)) {
-		result = squeeze(request, pool, gpu);
+	} else {
+		result = squeeze_if_it_fits(request, pools, pool, gpu, FREE_IN_PIECES);
 	}
 	return result;
 }

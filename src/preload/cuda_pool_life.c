@@ -99,16 +99,17 @@ static struct softmig_pool *pool_of(CUdeviceptr pointer, CUmemoryPool *handle)
 	return softmig_pool_find(softmig_pools_all(), *handle);
 }
 
-// The chunk that it lies in, as large as it may be: that stays when the pool gives it back. *bytes: the allocation's own, 0: unknown.
-static uint64_t chunk_of(struct softmig_pool *pool, CUmemoryPool handle, CUdeviceptr *pointer, size_t *bytes)
+// The chunks that it lies in, as large as they may be: these stay when the pool gives them back. *bytes: the allocation's own, 0: unknown.
+static uint64_t chunks_of(struct softmig_pool *pool, CUmemoryPool handle, CUdeviceptr *pointer, size_t *bytes)
 {
 	uint64_t most = atomic_load_explicit(&pool->largest_bytes, memory_order_relaxed);
 	uint64_t has = softmig_pool_attribute(handle, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, most);
 	CUdeviceptr base;
 
 	if (SOFTMIG_HAS(cuMemGetAddressRange_v2) && DRIVER(cuMemGetAddressRange_v2)(&base, bytes, *pointer) == CUDA_SUCCESS) {
+		uint64_t chunks = softmig_pool_chunks_of(base, *bytes);
 		*pointer = base;
-		most = softmig_pool_growth(*bytes) > most ? softmig_pool_growth(*bytes) : most;
+		most = chunks > most ? chunks : most;
 	} else {
 		*bytes = 0;
 	}
@@ -149,7 +150,7 @@ CUresult hook_cuMemPoolExportPointer(CUmemPoolPtrExportData *shareData_out, CUde
 
 	if (export == NULL)
 		return DRIVER(cuMemPoolExportPointer)(shareData_out, ptr);
-	uint64_t most = chunk_of(pool, handle, &pointer, &bytes);
+	uint64_t most = chunks_of(pool, handle, &pointer, &bytes);
 	if (!softmig_pool_export_pointer(export, pointer, bytes, most, &known))
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	CUresult result = DRIVER(cuMemPoolExportPointer)(shareData_out, ptr);

@@ -34,6 +34,7 @@ struct softmig_pools {
 	// The only stream that pools were used in so far, plus 1. What is freed in one stream need not be there for another.
 	_Atomic uintptr_t stream;
 	_Atomic bool streams;
+	_Atomic int squeezing; // a lock: a thread takes what is free in a pool, with no room for growth
 	struct softmig_pool pool[SOFTMIG_MAX_POOLS];
 };
 
@@ -63,6 +64,13 @@ static inline struct softmig_pool_export *softmig_pool_export_of(struct softmig_
 static inline uint64_t softmig_pool_growth(uint64_t bytes)
 {
 	return bytes > UINT64_MAX - SOFTMIG_POOL_CHUNK_BYTES ? bytes : (bytes + SOFTMIG_POOL_CHUNK_BYTES - 1) / SOFTMIG_POOL_CHUNK_BYTES * SOFTMIG_POOL_CHUNK_BYTES;
+}
+
+// How many bytes of chunks something at this address lies in: [H200] chunks begin at multiples of their size, and what does not fit into the end of one goes on
+// in the next.
+static inline uint64_t softmig_pool_chunks_of(CUdeviceptr address, uint64_t bytes)
+{
+	return softmig_pool_growth(address % SOFTMIG_POOL_CHUNK_BYTES + bytes);
 }
 
 struct softmig_pool *softmig_pool_find(struct softmig_pools *pools, CUmemoryPool handle);

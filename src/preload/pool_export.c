@@ -444,6 +444,16 @@ static void one_fewer_out(struct exports *exports, CUdeviceptr pointer)
 	unlock(exports);
 }
 
+// Several places in one chunk are loose, or kept, together. Under the lock.
+static void share_chunks(struct softmig_pool_export *export)
+{
+	uint64_t loose = atomic_load(&export->loose_bytes), all = loose + atomic_load(&export->kept_bytes), most = softmig_pool_places_most(&export->places);
+	uint64_t less = all <= most ? 0 : all - most < loose ? all - most : loose;
+
+	atomic_store(&export->loose_bytes, loose - less);
+	untell(export, less);
+}
+
 // Before the driver's call: another thread may see at once what the pool gives back. Of a pool that is destroyed nobody sees it.
 void softmig_pool_export_frees(CUdeviceptr pointer)
 {
@@ -471,6 +481,7 @@ void softmig_pool_export_frees(CUdeviceptr pointer)
 			softmig_pool_place_add(&export->places, pointer, gone.bytes, gone.since_ns);
 		else
 			softmig_pool_place_lost(&export->places, gone.most_bytes);
+		share_chunks(export);
 	}
 	unlock(exports);
 	softmig_gpu_leave(gpu);

@@ -53,6 +53,10 @@ teardown() { witness_teardown; }
 	in_slice 2G pool_export small_ones_keep_their_chunk
 }
 
+@test "several small allocations count as the one chunk that they lie in" {
+	in_slice 2G pool_export small_ones_count_as_their_chunk
+}
+
 @test "what lies across several chunks keeps all of them" {
 	in_slice 2G pool_export what_lies_across_chunks_keeps_all_of_them
 }

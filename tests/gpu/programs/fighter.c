@@ -427,6 +427,31 @@ static int leave_at_one_place(CUdevice device, size_t piece, int peer, int most)
 	return tell_importer(peer, -1, NULL) == CUDA_SUCCESS ? count : -1;
 }
 
+enum { MOST_POOLS = 256 };
+
+// Pools that keep three chunks each, of 32 MiB: what is exported begins at the end of the first and ends at the beginning of the third. Returns how many were granted.
+static int leave_across_chunks(CUdevice device, CUmemoryPool pools[MOST_POOLS])
+{
+	int count = 0;
+	for (CUdeviceptr before; count < MOST_POOLS; count++) {
+		int descriptor;
+		if (exported_pool(device, &pools[count], &descriptor) != CUDA_SUCCESS)
+			return count;
+		close(descriptor);
+		CUresult code = CU(cuMemAllocFromPoolAsync)(&before, 31 * MIB, pools[count], NULL);
+		if (code == CUDA_SUCCESS) {
+			code = leave_in_pool(pools[count], 34 * MIB, NULL, -1);
+			CU(cuMemFreeAsync)(before, NULL);
+			CU(cuStreamSynchronize)(NULL);
+		}
+		if (code != CUDA_SUCCESS) {
+			CU(cuMemPoolDestroy)(pools[count]);
+			return count;
+		}
+	}
+	return count;
+}
+
 static int hide_pool(unsigned long long limit)
 {
 	struct worker worker = { 0 };
@@ -468,6 +493,13 @@ static int hide_pool(unsigned long long limit)
 	}
 	int again = leave_at_one_place(worker.device, piece, peer[0], 3 * fit);
 	check(again == 3 * fit, "one after another at one place", "%d, three times as many as fit\t%d", 3 * fit, again);
+	static CUmemoryPool pools[MOST_POOLS];
+	CU(cuMemGetInfo_v2)(&free_bytes, &total);
+	int three = (int)(free_bytes / (96 * MIB)), across = leave_across_chunks(worker.device, pools);
+	check(across == three || across == three - 1, "pools granted that keep three chunks of 32 MiB each", "%d, as many as fit, or one fewer\t%d", three, across);
+	usleep(600000);
+	for (int i = 0; i < across; i++)
+		CU(cuMemPoolDestroy)(pools[i]);
 	CU(cuMemGetInfo_v2)(&free_bytes, &total);
 	check(free_bytes / piece >= (unsigned)fit - 1, "free in the end", ">= %d pieces\t%zu", fit - 1, free_bytes / piece);
 	close(peer[0]);

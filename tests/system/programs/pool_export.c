@@ -415,6 +415,30 @@ static void small_ones_keep_their_chunk(void)
 	all_can_be_had_again();
 }
 
+// Which of its chunks a pool gives back is not seen: for what comes first, the one chunk of all that was exported is charged, not one for each.
+static void small_ones_count_as_their_chunk(void)
+{
+	CUdeviceptr some[3];
+	use_device(0);
+	mark_all();
+	CUmemoryPool pool = closed_pool();
+	CUdeviceptr beside = allocate(pool, MIB);
+	for (int j = 0; j < 3; j++)
+		export(some[j] = allocate(pool, MIB));
+	CUdeviceptr other = allocate(pool, SIZE);
+	STANDS(3 * 32 * MIB, 3 * 32 * MIB);
+	for (int j = 0; j < 3; j++)
+		release(some[j]);
+	STANDS(3 * 32 * MIB, 3 * 32 * MIB);
+	release(other);
+	EXPECT(outside_bytes_of(0, 0) - marked_gpu, 32 * MIB);
+	EXPECT(inside_bytes() - mark_inside, 2 * 32 * MIB);
+	release(beside);
+	STANDS(32 * MIB, 0);
+	OK(CU(cuMemPoolDestroy)(pool));
+	all_can_be_had_again();
+}
+
 // Something begins in the free end of one chunk and reaches across the next into a third.
 static void what_lies_across_chunks_keeps_all_of_them(void)
 {
@@ -630,6 +654,7 @@ int main(int argc, char **argv)
 	                                {"kept_by_its_import", kept_by_its_import},
 	                                {"the_rest_is_given_back", the_rest_is_given_back},
 	                                {"small_ones_keep_their_chunk", small_ones_keep_their_chunk},
+	                                {"small_ones_count_as_their_chunk", small_ones_count_as_their_chunk},
 	                                {"what_lies_across_chunks_keeps_all_of_them", what_lies_across_chunks_keeps_all_of_them},
 	                                {"destroyed_with_a_pointer_out", destroyed_with_a_pointer_out},
 	                                {"destroyed_with_other_memory_out", destroyed_with_other_memory_out},
