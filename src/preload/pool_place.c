@@ -2,8 +2,8 @@
 // Pools' places: see pool_place.h.
 //
 //   POOL_PLACE (address) ──> chunk, chunk, ... <── POOL_CHUNK (address / 32 MiB): how many places lie in it
-// In what pieces the driver keeps memory and lets go of it is not known; they are no larger than 64 MiB, and pools grow by chunks of 32. So all of a chunk may be
-// kept while there is any place left in it, and nothing when there is none. A place of which a part is exported anew shrinks by that.
+// [H200] The driver keeps memory, and lets go of it, by chunks of 32 MiB at multiples of that, whole. Here a chunk counts as kept while there is any place left in it,
+// though with the first one that is exported anew it is let go of. A place of which a part is exported anew shrinks by that.
 #include "preload/pool_place.h"
 
 #include <stddef.h>
