@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 
 #include "check.h"
+#include "../descriptor.h"
 
 #define SIZE (256 * MIB)
 
@@ -22,12 +23,9 @@ static long long own_before, device_before, other_before;
 
 static int receive_fd(int socket)
 {
-	char byte, space[CMSG_SPACE(sizeof(int))];
-	struct iovec bytes = {&byte, 1};
-	struct msghdr message = {.msg_iov = &bytes, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof(space)};
+	char byte;
 	int fd;
-	CHECK(recvmsg(socket, &message, 0) == 1);
-	memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(fd));
+	CHECK(receive_with_descriptor(socket, &byte, 1, &fd) && fd >= 0);
 	return fd;
 }
 
@@ -68,17 +66,8 @@ static void tell(char order)
 	CHECK(write(other.orders, &order, 1) == 1);
 	if (order == 'p')
 		CHECK(write(other.fds, &data, sizeof(data)) == sizeof(data));
-	if (order == 'i') {
-		char space[CMSG_SPACE(sizeof(int))] = {0};
-		struct iovec bytes = {"", 1};
-		struct msghdr message = {.msg_iov = &bytes, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof(space)};
-		struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-		header->cmsg_level = SOL_SOCKET;
-		header->cmsg_type = SCM_RIGHTS;
-		header->cmsg_len = CMSG_LEN(sizeof(int));
-		memcpy(CMSG_DATA(header), &descriptor, sizeof(int));
-		CHECK(sendmsg(other.fds, &message, 0) == 1);
-	}
+	if (order == 'i')
+		CHECK(send_with_descriptor(other.fds, "", 1, descriptor));
 	CHECK(read(other.orders, &order, 1) == 1);
 }
 

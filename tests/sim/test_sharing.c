@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Memory of two processes: IPC handles, exported handles and pools; charged once, gone with the last holder.
 #include "check.h"
+#include "../descriptor.h"
 
 #include <sys/socket.h>
 
@@ -8,27 +9,14 @@ static int sockets[2];
 
 static void send_fd(int fd)
 {
-	char byte = 0, control[CMSG_SPACE(sizeof(int))] = {0};
-	struct iovec io = {.iov_base = &byte, .iov_len = 1};
-	struct msghdr message = {
-		.msg_iov = &io, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
-	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-	header->cmsg_level = SOL_SOCKET;
-	header->cmsg_type = SCM_RIGHTS;
-	header->cmsg_len = CMSG_LEN(sizeof(int));
-	memcpy(CMSG_DATA(header), &fd, sizeof(fd));
-	CHECK(sendmsg(sockets[0], &message, 0) == 1);
+	CHECK(send_with_descriptor(sockets[0], "", 1, fd));
 }
 
 static int receive_fd(void)
 {
-	char byte, control[CMSG_SPACE(sizeof(int))];
-	struct iovec io = {.iov_base = &byte, .iov_len = 1};
-	struct msghdr message = {
-		.msg_iov = &io, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
-	CHECK(recvmsg(sockets[1], &message, 0) == 1);
+	char byte;
 	int fd;
-	memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(fd));
+	CHECK(receive_with_descriptor(sockets[1], &byte, 1, &fd) && fd >= 0);
 	return fd;
 }
 

@@ -28,6 +28,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "../../descriptor.h"
 #include "check.h"
 #include "nvml_self.h"
 #include "steps.h"
@@ -343,15 +344,10 @@ static void import_pools(int peer)
 	CUmemoryPool pool = NULL;
 	bool open = open_gpu(&worker);
 	for (;;) {
-		char space[CMSG_SPACE(sizeof(int))];
 		struct request request;
-		struct iovec data = { .iov_base = &request, .iov_len = sizeof(request) };
-		struct msghdr message = { .msg_iov = &data, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof(space) };
-		int descriptor = -1;
-		if (recvmsg(peer, &message, 0) != sizeof(request))
+		int descriptor;
+		if (!receive_with_descriptor(peer, &request, sizeof(request), &descriptor))
 			_exit(0);
-		if (CMSG_FIRSTHDR(&message) != NULL)
-			memcpy(&descriptor, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(int));
 		CUresult code = open ? obey(&pool, &request, descriptor) : CUDA_ERROR_NOT_INITIALIZED;
 		if (write(peer, &code, sizeof(code)) != sizeof(code))
 			_exit(0);
@@ -361,23 +357,11 @@ static void import_pools(int peer)
 // Sends the importer a descriptor, unless it is -1, or what a pointer was exported as, unless it is NULL. Returns what it was answered.
 static CUresult tell_importer(int peer, int descriptor, const CUmemPoolPtrExportData *pointer)
 {
-	char space[CMSG_SPACE(sizeof(int))] = { 0 };
 	struct request request = { .has_pointer = pointer != NULL };
-	struct iovec data = { .iov_base = &request, .iov_len = sizeof(request) };
-	struct msghdr message = { .msg_iov = &data, .msg_iovlen = 1 };
 	CUresult code = CUDA_ERROR_UNKNOWN;
 	if (pointer != NULL)
 		request.pointer = *pointer;
-	if (descriptor >= 0) {
-		message.msg_control = space;
-		message.msg_controllen = sizeof(space);
-		struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-		header->cmsg_level = SOL_SOCKET;
-		header->cmsg_type = SCM_RIGHTS;
-		header->cmsg_len = CMSG_LEN(sizeof(int));
-		memcpy(CMSG_DATA(header), &descriptor, sizeof(int));
-	}
-	if (sendmsg(peer, &message, MSG_NOSIGNAL) != sizeof(request) || read(peer, &code, sizeof(code)) != sizeof(code))
+	if (!send_with_descriptor(peer, &request, sizeof(request), descriptor) || read(peer, &code, sizeof(code)) != sizeof(code))
 		return CUDA_ERROR_UNKNOWN;
 	return code;
 }

@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 
 #include "slice.h"
+#include "../../descriptor.h"
 
 static const size_t SIZE = 64 * MIB;
 static int peer;
@@ -34,25 +35,14 @@ static void await(void)
 
 static void say_descriptor(int fd)
 {
-	char byte = 0, space[CMSG_SPACE(sizeof(int))] = {0};
-	struct iovec data = {.iov_base = &byte, .iov_len = 1};
-	struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof(space)};
-	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-	header->cmsg_level = SOL_SOCKET;
-	header->cmsg_type = SCM_RIGHTS;
-	header->cmsg_len = CMSG_LEN(sizeof(int));
-	memcpy(CMSG_DATA(header), &fd, sizeof(int));
-	OK(sendmsg(peer, &message, 0) == 1 ? CUDA_SUCCESS : CUDA_ERROR_UNKNOWN);
+	OK(send_with_descriptor(peer, "", 1, fd) ? CUDA_SUCCESS : CUDA_ERROR_UNKNOWN);
 }
 
 static int hear_descriptor(void)
 {
-	char byte, space[CMSG_SPACE(sizeof(int))];
-	struct iovec data = {.iov_base = &byte, .iov_len = 1};
-	struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof(space)};
+	char byte;
 	int fd;
-	OK(recvmsg(peer, &message, 0) == 1 ? CUDA_SUCCESS : CUDA_ERROR_UNKNOWN);
-	memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(int));
+	OK(receive_with_descriptor(peer, &byte, 1, &fd) && fd >= 0 ? CUDA_SUCCESS : CUDA_ERROR_UNKNOWN);
 	return fd;
 }
 

@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 
 #include "slice.h"
+#include "../../descriptor.h"
 
 enum { MOST = 64, PLACES = 3 };
 static const size_t SIZE = 128 * MIB;
@@ -27,12 +28,9 @@ static CUmemPoolPtrExportData data;
 
 static int receive_descriptor(int from)
 {
-	char byte, space[CMSG_SPACE(sizeof(int))];
-	struct iovec bytes = {&byte, 1};
-	struct msghdr message = {.msg_iov = &bytes, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof(space)};
+	char byte;
 	int fd;
-	EXPECT(recvmsg(from, &message, 0), 1);
-	memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(int));
+	EXPECT(receive_with_descriptor(from, &byte, 1, &fd) && fd >= 0, 1);
 	return fd;
 }
 
@@ -70,17 +68,8 @@ static void tell(int which, char order)
 	EXPECT(write(other[which].orders, &order, 1), 1);
 	if (order == 'p')
 		EXPECT(write(other[which].orders, &data, sizeof(data)), sizeof(data));
-	if (order == 'i') {
-		char space[CMSG_SPACE(sizeof(int))] = {0};
-		struct iovec bytes = {"", 1};
-		struct msghdr message = {.msg_iov = &bytes, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof(space)};
-		struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-		header->cmsg_level = SOL_SOCKET;
-		header->cmsg_type = SCM_RIGHTS;
-		header->cmsg_len = CMSG_LEN(sizeof(int));
-		memcpy(CMSG_DATA(header), &descriptor, sizeof(int));
-		EXPECT(sendmsg(other[which].orders, &message, 0), 1);
-	}
+	if (order == 'i')
+		EXPECT(send_with_descriptor(other[which].orders, "", 1, descriptor), 1);
 	EXPECT(read(other[which].orders, &order, 1), 1);
 }
 

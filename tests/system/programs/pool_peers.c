@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 
 #include "slice.h"
+#include "../../descriptor.h"
 
 enum { PEERS = 3, POOLS = 4, PIECES = 3 };
 
@@ -73,17 +74,7 @@ static void make(struct held *held, size_t bytes)
 
 static bool post(const struct held *held)
 {
-	char space[CMSG_SPACE(sizeof(int))] = {0};
-	struct iovec data = {.iov_base = (void *)(uintptr_t)&held->data, .iov_len = sizeof(held->data)};
-	struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof(space)};
-	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-	if (held->exported[held->last] == 0 || held->fd < 0)
-		return false;
-	header->cmsg_level = SOL_SOCKET;
-	header->cmsg_type = SCM_RIGHTS;
-	header->cmsg_len = CMSG_LEN(sizeof(int));
-	memcpy(CMSG_DATA(header), &held->fd, sizeof(int));
-	return sendmsg(mail[0], &message, 0) == sizeof(held->data);
+	return held->exported[held->last] != 0 && held->fd >= 0 && send_with_descriptor(mail[0], &held->data, sizeof(held->data), held->fd);
 }
 
 static void drop(struct held *held)
@@ -98,14 +89,10 @@ static void drop(struct held *held)
 
 static void receive(struct held *held)
 {
-	char space[CMSG_SPACE(sizeof(int))];
-	struct iovec data = {.iov_base = &held->data, .iov_len = sizeof(held->data)};
-	struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof(space)};
 	int fd;
 	give(&held->exported[0]);
 	drop(held);
-	OK(recvmsg(mail[1], &message, 0) == sizeof(held->data) ? CUDA_SUCCESS : CUDA_ERROR_UNKNOWN);
-	memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(int));
+	OK(receive_with_descriptor(mail[1], &held->data, sizeof(held->data), &fd) && fd >= 0 ? CUDA_SUCCESS : CUDA_ERROR_UNKNOWN);
 	OK(CU(cuMemPoolImportFromShareableHandle)(&held->pool, (void *)(uintptr_t)fd, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
 	close(fd);
 	OK(CU(cuMemPoolImportPointer)(&held->exported[0], held->pool, &held->data));
