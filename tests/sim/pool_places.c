@@ -21,7 +21,7 @@ static uint64_t free_place(struct CUmemPoolHandle_st *pool, uint64_t place, uint
 bool sim_pool_map(struct CUmemPoolHandle_st *pool, struct sim_chunk *chunk, uint64_t bytes)
 {
 	if (pool->address == 0) {
-		pool->bytes = sim_round_up(sim_state->gpu[pool->gpu].total_bytes, SIM_POOL_CHUNK);
+		pool->bytes = sim_round_up(sim_env_bytes("SOFTMIG_SIM_POOL_ROOM", sim_state->gpu[pool->gpu].total_bytes), SIM_POOL_CHUNK);
 		pool->address = sim_backing_file(pool->bytes, &pool->file_offset) >= 0 ? sim_backing_reserve(pool->bytes, SIM_POOL_CHUNK, 0) : 0;
 	}
 	uint64_t place = free_place(pool, pool->address, bytes);

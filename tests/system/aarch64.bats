@@ -89,6 +89,7 @@ beyond_the_emulator='a_forked_child_starts_with_nothing_and_its_threads_agree a_
 
 @test "a slice holds: memory, virtual memory, pools, arrays, graphs, contexts" {
   local suite
+  export SOFTMIG_SIM_POOL_ROOM=2G # or each pool costs the emulator hundreds of megabytes
   for suite in vmm pool array graph_memory context; do
     BUILD=$EMULATED bats "$SOURCE/tests/system/$suite.bats"
   done
