@@ -204,18 +204,17 @@ CUresult hook_cuMemAllocFromPoolAsync_ptsz(CUdeviceptr *dptr, size_t bytesize, C
 		bool imported = softmig_pool_import_frees((pointer), &entry); \
 		CUresult result = (call); \
 		if (imported) \
-			imported_freed_in((stream), (per_thread)); \
-		if (imported) \
-			softmig_pool_import_freed(&entry, result == CUDA_SUCCESS); \
+			imported_freed(&entry, result, (stream), (per_thread)); \
 		return freed_in(result, (stream), (per_thread)); \
 	} while (0)
 
-// First: whoever waits for a stream, and sees that it has been freed, sees in which.
-static void imported_freed_in(CUstream stream, bool per_thread)
+// In this order: whoever waits for a stream, and sees that it has been freed, sees in which.
+static void imported_freed(const struct softmig_track_entry *entry, CUresult result, CUstream stream, bool per_thread)
 {
 	struct softmig_pools *pools = softmig_pools_all();
 	if (pools != NULL)
 		use_stream(pools, stream, per_thread);
+	softmig_pool_import_freed(entry, result == CUDA_SUCCESS);
 }
 
 static CUresult freed_in(CUresult result, CUstream stream, bool per_thread)

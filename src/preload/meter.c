@@ -118,19 +118,17 @@ static __attribute__((noinline)) void ask(struct softmig_meter_launch *launch, C
 	meter->last = lane;
 	bool alone = known && (lane->open.count == 0 || lane->open.brief) && is_alone(meter, lane);
 	bool busy = softmig_lane_busy(lane), paused = busy && softmig_lane_may_have_paused(lane, meter->waited, now_ns);
-	if (!busy || paused || lane->close_later) {
-		int mode = softmig_stream_relax();
-		bool covered = known && softmig_lane_may_be_covered(lane) && softmig_meter_is_covered(meter, lane, now_ns) &&
-		               softmig_lane_is_empty(lane, softmig_meter_self());
-		if (!covered && paused)
-			softmig_meter_sweep(meter, now_ns);
-		meter->active[i / 64] |= UINT64_C(1) << (i % 64);
-		softmig_lane_launch(lane, softmig_meter_self(), launch->estimate, launch->estimate_ns, dependent, alone, covered, now_ns);
+	bool asks = !busy || paused || lane->close_later, covered = false; // the driver, too
+	int mode = asks ? softmig_stream_relax() : 0;
+	if (asks)
+		covered = known && softmig_lane_may_be_covered(lane) && softmig_meter_is_covered(meter, lane, now_ns) &&
+		          softmig_lane_is_empty(lane, softmig_meter_self());
+	if (!covered && paused)
+		softmig_meter_sweep(meter, now_ns);
+	meter->active[i / 64] |= UINT64_C(1) << (i % 64);
+	softmig_lane_launch(lane, softmig_meter_self(), launch->estimate, launch->estimate_ns, dependent, alone, covered, now_ns);
+	if (asks)
 		softmig_stream_restore(mode);
-	} else {
-		meter->active[i / 64] |= UINT64_C(1) << (i % 64);
-		softmig_lane_launch(lane, softmig_meter_self(), launch->estimate, launch->estimate_ns, dependent, alone, false, now_ns);
-	}
 	if (softmig_meter_lanes(meter) > 1)
 		meter->scene.crowd_ns = now_ns;
 	launch->due = softmig_lane_is_due(lane, known, now_ns);
@@ -277,24 +275,33 @@ static struct softmig_lane *recent_lane(CUstream stream, CUcontext context)
 	return fits ? lane : NULL;
 }
 
+// The stream's plain name, and the lock. False: nothing has been metered so far, or see softmig_meter_lock.
+static bool begin_with(CUstream *stream, bool per_thread, CUcontext *context)
+{
+	if (!atomic_load_explicit(&softmig_meter_in_use, memory_order_acquire))
+		return false;
+	*stream = plain_name(*stream, per_thread, context);
+	return softmig_meter_lock();
+}
+
 void softmig_meter_event(CUstream stream, bool per_thread)
 {
 	CUcontext context;
-	if (!atomic_load_explicit(&softmig_meter_in_use, memory_order_acquire))
+	if ((stream == NULL && !per_thread) || !begin_with(&stream, per_thread, &context))
 		return;
-	stream = plain_name(stream, per_thread, &context);
-	if (stream == NULL || !softmig_meter_lock())
-		return;
-	struct softmig_lane *lane = recent_lane(stream, context);
+	struct softmig_lane *lane = stream != NULL ? recent_lane(stream, context) : NULL;
 	if (lane != NULL && lane->open.estimate_ns >= SWITCH_NS)
 		softmig_meter_close_one(&softmig_meters[lane->home->gpu], lane, softmig_meter_clock_ns());
 	softmig_meter_unlock();
 }
 
 // Before anything else of the program's comes into the stream.
-static void end_open(struct softmig_meter *meter, struct softmig_lane *lane, uint64_t now_ns)
+static void interrupt(struct softmig_lane *lane, uint64_t now_ns)
 {
-	softmig_meter_close_one(meter, lane, now_ns);
+	struct softmig_meter *meter = &softmig_meters[lane->home->gpu];
+	lane->anew = true;
+	if (lane->open.count > 0)
+		softmig_meter_close_one(meter, lane, now_ns);
 	if (lane->open.count == 0)
 		return;
 	int mode = softmig_stream_relax(); // it had drained
@@ -302,20 +309,10 @@ static void end_open(struct softmig_meter *meter, struct softmig_lane *lane, uin
 	softmig_stream_restore(mode);
 }
 
-static void interrupt(struct softmig_lane *lane, uint64_t now_ns)
-{
-	if (lane->open.count > 0)
-		end_open(&softmig_meters[lane->home->gpu], lane, now_ns);
-	lane->anew = true;
-}
-
 void softmig_meter_interrupt(CUstream stream, bool per_thread)
 {
 	CUcontext context;
-	if (!atomic_load_explicit(&softmig_meter_in_use, memory_order_acquire))
-		return;
-	stream = plain_name(stream, per_thread, &context);
-	if (!softmig_meter_lock())
+	if (!begin_with(&stream, per_thread, &context))
 		return;
 	struct softmig_lane *lane = recent_lane(stream, context);
 	if (lane != NULL)
@@ -326,10 +323,7 @@ void softmig_meter_interrupt(CUstream stream, bool per_thread)
 void softmig_meter_wait(CUstream stream, bool per_thread, CUevent event)
 {
 	CUcontext context;
-	if (!atomic_load_explicit(&softmig_meter_in_use, memory_order_acquire))
-		return;
-	stream = plain_name(stream, per_thread, &context);
-	if (!softmig_meter_lock())
+	if (!begin_with(&stream, per_thread, &context))
 		return;
 	// An event that was captured must not be asked about, and while the lock is held no capture begins.
 	bool may_ask = atomic_load_explicit(&softmig_stream_captures_open, memory_order_relaxed) == 0;

@@ -103,12 +103,12 @@ void softmig_pool_import_pointer(CUdeviceptr pointer, struct softmig_pool_export
 	struct softmig_track_entry entry = {.kind = SOFTMIG_TRACK_POOL_IMPORTED, .key = pointer, .more = (uintptr_t)own};
 
 	atomic_store_explicit(&softmig_hot.pool_exports, true, memory_order_relaxed);
-	if (own != NULL)
+	if (own != NULL) {
 		softmig_pool_export_pointer_imported(own);
-	else
+	} else {
 		begins();
-	if (own == NULL)
 		softmig_import_begins();
+	}
 	softmig_track_count(&entry, 1);
 	settle_inherited(); // by a pointer to what is there now, an older one to the same place is let go of
 }
